@@ -1,0 +1,52 @@
+# Two commands on a fresh machine: `make repro` runs the pipeline, `make test` proves it.
+# PYTHON names the interpreter that builds .venv (3.11 or newer); RECIPE names a file in recipes/.
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-dev repro test test-fast check format bench clean
+
+help:
+	@echo 'make repro [RECIPE=name]  install what is needed, run the pipeline, print the result'
+	@echo 'make test                 format, lint, types and every test'
+	@echo 'make test-fast            the same without the slow tests'
+	@echo 'make check                format, lint and types only'
+	@echo 'make bench                measure what the README promises (needs the MNIST files, see benchmarks/)'
+	@echo 'make clean                remove what the pipeline wrote here; .venv and the DVC cache stay'
+
+# The stamp is written last and holds the hash of all that decides the environment,
+# so an interrupted or outdated installation is redone.
+env:
+	@$(PYTHON) .ci/install.py
+
+env-dev:
+	@$(PYTHON) .ci/install.py --dev
+
+repro: env
+	@if [ -n "$(RECIPE)" ]; then imagepipe use "recipes/$(RECIPE).yaml"; fi
+	@dvc repro
+	@imagepipe summary
+
+check: env-dev
+	ruff format --check .
+	ruff check .
+	pyright
+
+test: check
+	pytest -n 2 --dist loadgroup
+
+test-fast: check
+	pytest -n 2 --dist loadgroup -m 'not slow'
+
+format: env-dev
+	ruff format .
+	ruff check --fix .
+
+bench: env
+	python benchmarks/promises.py
+
+clean:
+	rm -rf data/raw data/images data/manifests models reports dvc_plots show.png
+	find src stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""imagepipe: a reproducible image-classification pipeline."""

@@ -1,0 +1,136 @@
+"""Strict reading of `params.yaml`: what DVC reads is what a stage gets, or a message with the line.
+
+DVC tracks the values that ruamel.yaml reads, so ruamel.yaml reads them here too: agreement by construction, for
+`1e-3`, `no`, `017` and every other scalar on which YAML 1.1 and 1.2 differ.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+
+from imagepipe.core.errors import InputError, list_findings, suggest_name
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Params(BaseModel):
+    """Base of every section: frozen, no unknown key, no conversion between types, no NaN or infinity, no defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Section = TypeVar("Section", bound=Params)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], MappingNode]:
+    """The mapping in a YAML 1.2 file, and its syntax tree (for the lines of keys).
+
+    Raises InputError for a file that is absent, and whatever `parse_yaml` raises.
+    """
+    try:
+        return parse_yaml(path.read_bytes(), path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}. Run from the project's root folder.") from error
+
+
+def parse_yaml(raw: bytes, path: Path) -> tuple[dict[str, Any], MappingNode]:
+    """As `read_yaml`, from the bytes of the file; `path` is for messages only.
+
+    Raises InputError where they are empty, not UTF-8, not a mapping, or repeat a key.
+    """
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise InputError(f"{path}:1: begins with a byte-order mark; save it as plain UTF-8.")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+        tree = YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        problem = str(error.problem or error.context).split(" with value ")[0]
+        remedy = " Indent with spaces, not tabs." if "\\t" in problem else ""
+        raise InputError(f"{path}:{line}: {problem}.{remedy}") from error
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict) or not isinstance(tree, MappingNode):
+        found = "nothing" if values is None else type(values).__name__
+        raise InputError(f"{path}:1: expected `key: value` pairs, found {found}.")
+    return cast("dict[str, Any]", values), tree
+
+
+def load_section(name: str, model: type[Section], path: Path = PARAMS_FILE) -> Section:
+    """The section `name` of the params file as its typed model.
+
+    Raises InputError with one line for each unknown, missing, mistyped or out-of-range key: file, line, key, what was
+    found, what was expected.
+    """
+    return check_section(name, model, *read_yaml(path), path)
+
+
+def check_section(name: str, model: type[Section], values: dict[str, Any], tree: MappingNode, path: Path) -> Section:
+    """As `load_section`, from what `read_yaml` gave; `path` is for messages only."""
+    if name not in values:
+        raise InputError(f"{path}: section `{name}` is missing; {suggest_name(name, map(str, values))}.")
+    try:
+        return model.model_validate(values[name])
+    except ValidationError as error:
+        findings = [describe_problem(path, tree, name, model, details) for details in error.errors()]
+        raise InputError(list_findings("wrong parameters", findings)) from error
+
+
+def describe_problem(path: Path, tree: MappingNode, section: str, model: type[BaseModel], details: ErrorDetails) -> str:
+    """One finding of pydantic's as `file:line: key: found …; expected …`."""
+    keys = [section, *map(str, details["loc"])]
+    key_node, value_node = find_node(tree, keys)
+    where = f"{path}:{key_node.start_mark.line + 1}: {'.'.join(keys)}"
+    kind = details["type"]
+    if kind == "missing":
+        return f"{where}: is missing (every key is always present; see recipes/base.yaml)"
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key; {suggest_name(keys[-1], list_keys(model, keys[1:-1]))}"
+    message = details["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{where}: {message}"
+    found = value_node.value if isinstance(value_node, ScalarNode) else details["input"]
+    expected = message.replace("Input should be", "expected")
+    quote = f'; put it in quotes to mean text: "{found}"' if kind == "string_type" else ""
+    return f"{where}: found {found}; {expected}{quote}"
+
+
+def find_node(tree: MappingNode, keys: list[str]) -> tuple[Node, Node]:
+    """Key and value node of the deepest part of `keys` that the file has."""
+    key_node: Node = tree
+    value_node: Node = tree
+    for key in keys:
+        for candidate, value in iterate_pairs(value_node):
+            if candidate.value == key:
+                key_node, value_node = candidate, value
+                break
+        else:
+            break
+    return key_node, value_node
+
+
+def iterate_pairs(node: Node) -> Iterator[tuple[ScalarNode, Node]]:
+    """The pairs of a mapping node whose keys are scalars; none for any other node."""
+    if isinstance(node, MappingNode):
+        yield from ((key, value) for key, value in node.value if isinstance(key, ScalarNode))
+
+
+def list_keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys that `model` has below `path`."""
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,48 @@
+"""The errors that imagepipe raises for its users.
+
+    ImagepipeError              never raised itself
+    ├── InputError              exit 2: params, data or arguments can be mended by the user
+    └── EnvironmentFault        exit 3: network, disk or machine
+
+A message names the file and row (or the params key), what was found, what was expected, and the remedy.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class ImagepipeError(Exception):
+    """Root of the tree; `exit_code` is what a stage or command ends with."""
+
+    exit_code = 1
+
+
+class InputError(ImagepipeError):
+    """Something that the user gave is wrong and can be mended."""
+
+    exit_code = 2
+
+
+class EnvironmentFault(ImagepipeError):
+    """The machine, its disk or its network is in the way."""
+
+    exit_code = 3
+
+
+def list_findings(heading: str, findings: Sequence[str], remedy: str = "", shown: int = 20) -> str:
+    """One report for many findings: the heading with the count, the first `shown` findings, the remedy."""
+    lines = [f"{heading} ({len(findings)}):"]
+    lines += [f"  {finding}" for finding in findings[:shown]]
+    if len(findings) > shown:
+        lines.append(f"  … and {len(findings) - shown} more")
+    if remedy:
+        lines.append(remedy)
+    return "\n".join(lines)
+
+
+def suggest_name(unknown: str, known: Iterable[str]) -> str:
+    """A sentence that lists the known names and, where one is near, suggests it."""
+    names = sorted(known)
+    near = difflib.get_close_matches(unknown, names, n=1)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    return f"{hint}Known: {', '.join(names)}"

@@ -1,0 +1,156 @@
+"""The CSV contract between the data half and everybody who reads images: `train.csv`, `val.csv`, `test.csv`.
+
+| column | meaning |
+|---|---|
+| `path` | POSIX path of the PNG below the image folder |
+| `label` | class index, 0-based |
+| `class` | class name, always text |
+| `split` | `train`, `val` or `test` |
+| `group` | group id or empty |
+| `pixel_sha256` | SHA-256 of mode, size and decoded pixels (`hash_pixels`) |
+| `width`, `height`, `mode` | pixels, pixels, Pillow mode as stored |
+| `source` | where the image came from |
+
+Rows are sorted by path. `dataset.json` beside them holds the class names once, in label order.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from imagepipe.core.errors import InputError, list_findings
+from imagepipe.core.files import write_csv, write_json
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("path", "label", "class", "split", "group", "pixel_sha256", "width", "height", "mode", "source")
+FORMAT = 1
+
+_INTEGER = re.compile(r"-?[0-9]+")
+
+
+class ImageInfo(BaseModel):
+    """What all images have in common: Pillow mode (`L` or `RGB`), width and height in pixels."""
+
+    mode: str
+    width: int
+    height: int
+
+    @property
+    def channels(self) -> int:
+        """Values per pixel: 1 for `L`, 3 for `RGB`."""
+        return {"L": 1, "RGB": 3}[self.mode]
+
+
+class DatasetInfo(BaseModel):
+    """`dataset.json`: what is true of all splits together.
+
+    `mean` and `std` are per channel over every pixel of the train split, in [0, 1] (population deviation). `counts` is
+    split → class → images. `source` repeats `source.json`; `split` says how the splits were made.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1]
+    classes: Annotated[list[str], Field(min_length=1)]
+    image: ImageInfo
+    mean: list[float]
+    std: list[float]
+    counts: dict[str, dict[str, int]]
+    source: dict[str, object]
+    split: dict[str, object]
+
+
+def order_classes(names: Iterable[str]) -> list[str]:
+    """Distinct class names in label order: numeric when every name is an integer, otherwise by code point."""
+    distinct = set(names)
+    if all(_INTEGER.fullmatch(name) for name in distinct):
+        return sorted(distinct, key=lambda name: (int(name), name))
+    return sorted(distinct)
+
+
+def hash_pixels(mode: str, pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 over `"<mode> <width>x<height>\\n"` and the uint8 pixels of shape (H, W) or (H, W, C), row by row."""
+    height, width = pixels.shape[:2]
+    digest = hashlib.sha256(f"{mode} {width}x{height}\n".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def write_manifests(directory: Path, table: pd.DataFrame, info: DatasetInfo) -> None:
+    """Write one CSV for each split and `dataset.json` into an existing folder; `table` has every column of COLUMNS."""
+    ordered = table.sort_values("path")
+    for split in SPLITS:
+        write_csv(directory / f"{split}.csv", ordered[ordered["split"] == split].loc[:, list(COLUMNS)])
+    write_json(directory / "dataset.json", info.model_dump(), digits=8)
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """A manifest as a table: text in every column, but int64 in `label`, `width` and `height`.
+
+    Raises InputError for a file that is absent or is not one of our manifests.
+    """
+    table = read_text_table(path)
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(f"{path}: the columns {', '.join(missing)} are missing; write it anew with the split stage.")
+    for name in ("label", "width", "height"):
+        wrong = [
+            f"row {row}: {name} is {value!r}"
+            for row, value in enumerate(table[name], start=2)
+            if not _INTEGER.fullmatch(value) or int(value) < 0
+        ]
+        if wrong:
+            raise InputError(list_findings(f"{path}: expected whole numbers from 0", wrong))
+        table[name] = table[name].astype("int64")
+    return table
+
+
+def read_text_table(path: Path) -> pd.DataFrame:
+    """Any CSV with a header as text: `NA`, `007` and `1e5` stay what they are, an empty cell is ''.
+
+    Raises InputError, naming the file, where it is absent, empty, not UTF-8 or ragged.
+    """
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}. Run the stage that writes it first.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise InputError(f"{path}: not a CSV with a header: {error}.") from error
+
+
+def read_dataset_info(path: Path) -> DatasetInfo:
+    """`dataset.json`; raises InputError where it is absent, damaged or of a format that this version does not know."""
+    try:
+        return DatasetInfo.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}. Run the split stage first.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path}: {where}: {first['msg']} (this version reads format {FORMAT}); run the split stage again."
+        ) from error
+
+
+def check_labels(path: Path, table: pd.DataFrame, info: DatasetInfo) -> None:
+    """Raise InputError where a row's label and class name do not belong together in `dataset.json`."""
+    labels = cast("list[int]", table["label"].tolist())
+    classes = cast("list[str]", table["class"].tolist())
+    wrong = [
+        f"row {row}: label {label} with class {name!r}"
+        for row, (label, name) in enumerate(zip(labels, classes, strict=True), start=2)
+        if label >= len(info.classes) or info.classes[label] != name
+    ]
+    if wrong:
+        raise InputError(
+            list_findings(f"{path}: label and class disagree with dataset.json", wrong, "Run the split stage again.")
+        )

@@ -1,0 +1,36 @@
+"""The machine's knobs: the `run:` section, which no stage tracks since nothing in it changes a byte of any output."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import joblib
+import platformdirs
+from pydantic import Field
+
+from imagepipe.core.config import Params, load_section
+
+
+class RunParams(Params):
+    """`run:` in params.yaml."""
+
+    jobs: Annotated[int, Field(ge=0, le=1024)]
+    workers: Annotated[int, Field(ge=0, le=256)]
+    mirror: str
+    cache_dir: str
+
+
+def load_run_params() -> RunParams:
+    """The `run:` section of params.yaml in the working folder."""
+    return load_section("run", RunParams)
+
+
+def count_jobs(run: RunParams) -> int:
+    """Processes to use: `run.jobs`, or every core that this process may use where it is 0."""
+    return run.jobs or joblib.cpu_count()
+
+
+def find_cache_root(run: RunParams) -> Path:
+    """Where downloads live: `IMAGEPIPE_CACHE`, else `run.cache_dir`, else the user's cache folder."""
+    named = os.environ.get("IMAGEPIPE_CACHE") or run.cache_dir
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("imagepipe"))

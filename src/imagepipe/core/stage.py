@@ -1,0 +1,28 @@
+"""What all stages share: their paths come as arguments, and an error ends in one message and an exit code."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from imagepipe.core.errors import ImagepipeError
+
+
+def run_stage(main: Callable[..., None]) -> None:
+    """Call `main` with the command line's paths, one for each of its parameters, in order.
+
+    An ImagepipeError is printed without a traceback and ends the process with its exit code.
+    """
+    names = list(inspect.signature(main).parameters)
+    arguments = sys.argv[1:]
+    if len(arguments) != len(names):
+        usage = " ".join(name.upper() for name in names)
+        print(f"usage: python {sys.argv[0]} {usage}   ({len(arguments)} arguments given)", file=sys.stderr)
+        sys.exit(2)
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    try:
+        main(*map(Path, arguments))
+    except ImagepipeError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

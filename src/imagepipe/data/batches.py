@@ -1,0 +1,172 @@
+"""[torch] The order of the samples and the loaders that follow it.
+
+Order depends on (seed, epoch, position) alone: not on workers, processes, batch boundaries or a library's version.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.seeds import derive_seed
+from imagepipe.data.dataset import ManifestDataset
+
+
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser, elementwise (Steele, Lea, Flood: Fast splittable pseudorandom generators, 2014)."""
+    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def shuffle_positions(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of 0 … count-1: the positions sorted by a hash of (seed, epoch, position)."""
+    stream = np.uint64(derive_seed(seed, "order", epoch))
+    positions = np.arange(count, dtype=np.uint64)
+    return np.argsort(mix(mix(positions + stream)), kind="stable")
+
+
+class EpochSampler(Sampler[int]):
+    """Positions 0 … count-1, shuffled anew in each epoch, or in order.
+
+    Every `iter()` begins the next epoch; `set_epoch` says which that is.
+    """
+
+    def __init__(self, count: int, seed: int, shuffle: bool) -> None:
+        super().__init__()
+        self.count = count
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next `iter()` yield the order of `epoch` (from 0)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = self.epoch
+        self.epoch += 1
+        order = shuffle_positions(self.count, self.seed, epoch) if self.shuffle else np.arange(self.count)
+        return iter(order.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderOptions:
+    """Machine knobs that change no batch: worker processes, how they start, processes that decode."""
+
+    workers: int = 0
+    start_method: str | None = None
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Loaders:
+    """The loaders of one run. `train` is shuffled (or as its sampler says); the others are in order and complete."""
+
+    train: DataLoader[Any]
+    val: DataLoader[Any] | None
+    test: DataLoader[Any] | None
+    order: Sampler[int]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass over `train` the one of `epoch` (from 0); without it, every pass is the next epoch."""
+        if isinstance(self.order, EpochSampler):
+            self.order.set_epoch(epoch)
+
+
+def make_loaders(
+    train: Dataset[Any],
+    val: Dataset[Any] | None = None,
+    test: Dataset[Any] | None = None,
+    *,
+    batch_size: int,
+    eval_batch_size: int = 1000,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    seed: int = 1,
+    sampler: Sampler[int] | None = None,
+    workers: int = 0,
+    start_method: str | None = None,
+    jobs: int = 1,
+) -> Loaders:
+    """Loaders over any map-style datasets; batches are (images, labels).
+
+    A ManifestDataset without a transform is decoded once (with `jobs` processes) and gives uint8 (B, C, H, W) and int64
+    (B,) by one gather a batch. `sampler` decides the train order instead of `shuffle`. `workers` processes load ahead
+    (`start_method` `fork` or `spawn`); they change no batch.
+
+    Raises InputError for an empty dataset, or a train set that has no full batch while `drop_last` is set. Warns where
+    `shuffle` is False and the rows stand in the order of their classes.
+    """
+    if sampler is None:
+        if not shuffle and is_sorted_by_class(train):
+            warnings.warn(
+                "shuffle is off and the train rows stand in class order: each batch holds one class, and training on "
+                "it learns little; set train.shuffle to true",
+                stacklevel=2,
+            )
+        sampler = EpochSampler(count_samples(train), seed, shuffle)
+    batches = BatchSampler(sampler, batch_size, drop_last)
+    if len(batches) == 0:
+        raise InputError(
+            f"train.batch_size: {batch_size} is more than the {count_samples(train)} train images, and "
+            "train.drop_last leaves no batch; lower the one or set the other to false."
+        )
+
+    options = LoaderOptions(workers, start_method, jobs)
+    return Loaders(
+        open_loader(train, batches, options),
+        None if val is None else make_eval_loader(val, eval_batch_size, options),
+        None if test is None else make_eval_loader(test, eval_batch_size, options),
+        sampler,
+    )
+
+
+def make_eval_loader(
+    dataset: Dataset[Any], batch_size: int, options: LoaderOptions, positions: Sequence[int] | None = None
+) -> DataLoader[Any]:
+    """A loader over `positions` (all, where None) in order, each exactly once; raises InputError where none is."""
+    order = range(count_samples(dataset)) if positions is None else positions
+    return open_loader(dataset, BatchSampler(order, batch_size, drop_last=False), options)
+
+
+def open_loader(dataset: Dataset[Any], batches: BatchSampler, options: LoaderOptions) -> DataLoader[Any]:
+    """The DataLoader behind every loader here: a decoded dataset hands over whole batches, others are collated."""
+    if isinstance(dataset, ManifestDataset) and dataset.transform is None:
+        dataset.load_pixels(options.jobs)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=options.workers,
+        collate_fn=keep_batch if isinstance(dataset, ManifestDataset) and dataset.has_pixels else None,
+        multiprocessing_context=options.start_method if options.workers else None,
+    )
+
+
+def keep_batch(batch: Any) -> Any:
+    """The batch as `__getitems__` made it."""
+    return batch
+
+
+def count_samples(dataset: Dataset[Any]) -> int:
+    """The dataset's length; raises InputError where it is empty."""
+    count = len(dataset)  # pyright: ignore[reportArgumentType]
+    if count == 0:
+        raise InputError("a split holds no images; change split.fractions in params.yaml.")
+    return count
+
+
+def is_sorted_by_class(dataset: Dataset[Any]) -> bool:
+    """Whether a ManifestDataset of several classes holds each class in one run of rows."""
+    if not isinstance(dataset, ManifestDataset):
+        return False
+    runs = 1 + int(np.count_nonzero(np.diff(dataset.labels)))
+    return 1 < runs == len(np.unique(dataset.labels))

@@ -1,0 +1,154 @@
+"""[torch] ManifestDataset: images and labels as a CSV names them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from imagepipe.core.errors import InputError, list_findings
+from imagepipe.core.manifest import order_classes, read_dataset_info, read_text_table
+from imagepipe.data.pixels import open_image, read_all_pixels, read_pixels
+
+# Column names as people write them, compared in lower case without spaces, underscores and hyphens.
+PATH_COLUMNS = ("path", "filepath", "file", "filename", "imagepath", "image", "img")
+LABEL_COLUMNS = ("label", "classlabel", "target", "class", "classname", "y")
+
+Transform = Callable[[Image.Image], Any]
+
+
+class ManifestDataset(Dataset[tuple[Any, int]]):
+    """`dataset[i] -> (image, label)` for the rows of a CSV that names a file and a label.
+
+    Reads imagepipe's manifests, and any CSV with such columns (`Class Label,File Name`; `filepath,label`;
+    `file,target`). `image` is a uint8 tensor (C, H, W), or whatever `transform` makes of the PIL image; `label` is an
+    int from 0. `split` keeps the rows whose `split` column says so.
+
+    Labels that are whole numbers from 0 are taken as they are; text is numbered in the order of `classes`, which is
+    given, found in the `dataset.json` beside a manifest, or made from the names in the CSV. Give a second CSV the first
+    one's `dataset.classes`, so that a class that it lacks shifts no number.
+
+    `dataset[i]` opens one file. `load_pixels()` decodes all of them once; from then on a batch is one gather.
+
+    Raises InputError where the CSV has no such columns or rows, or a label is not among `classes`.
+    """
+
+    def __init__(
+        self,
+        csv_path: str | Path,
+        image_dir: str | Path,
+        transform: Transform | None = None,
+        split: str | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        csv_path = Path(csv_path)
+        table = read_text_table(csv_path)
+        if split is not None:
+            table = select_split(table, split, csv_path)
+        if table.empty:
+            raise InputError(f"{csv_path}: no rows" + (f" of the split `{split}`." if split else "."))
+        self.image_dir = Path(image_dir)
+        self.transform = transform
+        self.files: NDArray[np.str_] = table[find_column(table, PATH_COLUMNS, "a file", csv_path)].to_numpy(dtype=str)
+        self.labels, self.classes = number_labels(table, csv_path, classes)
+        self._pixels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        label = int(self.labels[index])
+        if self._pixels is not None:
+            return self._pixels[index], label
+        path = self.image_dir / str(self.files[index])
+        if self.transform is not None:
+            return self.transform(open_image(path)), label
+        return to_channels_first(read_pixels(path)[None])[0], label
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """The samples at `indices`: uint8 (B, C, H, W) and int64 (B,) once pixels are loaded, else a list of pairs."""
+        if self._pixels is None:
+            return [self[index] for index in indices]
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return self._pixels[chosen], torch.from_numpy(self.labels)[chosen]
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether a batch is one gather from memory."""
+        return self._pixels is not None
+
+    def load_pixels(self, jobs: int = 1) -> None:
+        """Decode every image once, with `jobs` processes, into one uint8 tensor (N, C, H, W), channels last in memory.
+
+        Raises InputError where a transform is set (it wants the file anew each time) or the images differ in size.
+        """
+        if self.transform is not None:
+            raise InputError("a dataset with a transform reads its images anew each time; leave the transform out.")
+        if self._pixels is None:
+            paths = [self.image_dir / str(file) for file in self.files]
+            self._pixels = to_channels_first(read_all_pixels(paths, jobs))
+
+    @property
+    def pixels(self) -> Tensor:
+        """All images as uint8 (N, C, H, W); decodes them at the first use."""
+        self.load_pixels()
+        return cast("Tensor", self._pixels)
+
+
+def to_channels_first(pixels: NDArray[np.uint8]) -> Tensor:
+    """uint8 (N, H, W, C) as a tensor (N, C, H, W) over the same memory (the channels-last memory format)."""
+    return torch.from_numpy(np.array(pixels) if not pixels.flags.writeable else pixels).permute(0, 3, 1, 2)
+
+
+def select_split(table: pd.DataFrame, split: str, csv_path: Path) -> pd.DataFrame:
+    """The rows whose `split` column is `split`; raises InputError where there is no such column."""
+    if "split" not in table.columns:
+        raise InputError(f"{csv_path}: no column `split` (columns: {', '.join(table.columns)}); leave split=None.")
+    return table[table["split"] == split]
+
+
+def find_column(table: pd.DataFrame, names: Sequence[str], kind: str, csv_path: Path) -> str:
+    """The column that holds `kind`, by its usual names; raises InputError with the columns that there are."""
+    plain = {"".join(filter(str.isalnum, str(column))).lower(): str(column) for column in table.columns}
+    for name in names:
+        if name in plain:
+            return plain[name]
+    raise InputError(
+        f"{csv_path}: no column names {kind}: found {', '.join(map(str, table.columns))}; "
+        f"expected one called {', '.join(names)} (any case, spaces and underscores do not matter)."
+    )
+
+
+def number_labels(
+    table: pd.DataFrame, csv_path: Path, classes: Sequence[str] | None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """The int64 labels of the rows and the class names that they index (see ManifestDataset)."""
+    beside = csv_path.parent / "dataset.json"
+    if classes is None and "class" in table.columns and beside.is_file():
+        classes = read_dataset_info(beside).classes
+    if classes is not None and "class" in table.columns:
+        names = table["class"]
+    else:
+        names = table[find_column(table, LABEL_COLUMNS, "a label", csv_path)]
+    values = cast("list[str]", names.tolist())
+    if classes is None:
+        classes = list_classes(values)
+    number = {name: index for index, name in enumerate(classes)}
+    unknown = [f"row {row}: {value!r}" for row, value in enumerate(values, start=2) if value not in number]
+    if unknown:
+        raise InputError(list_findings(f"{csv_path}: labels that are not among the classes", unknown))
+    return np.array([number[value] for value in values], dtype=np.int64), list(classes)
+
+
+def list_classes(values: Sequence[str]) -> list[str]:
+    """Class names of a CSV without a list of them: 0 to the largest where all are whole numbers, else those it has."""
+    distinct = set(values)
+    if all(value.isdecimal() and str(int(value)) == value for value in distinct):
+        return [str(number) for number in range(max(map(int, distinct)) + 1)]
+    return order_classes(distinct)

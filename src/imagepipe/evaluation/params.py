@@ -1,0 +1,16 @@
+"""The `evaluate:` section of params.yaml."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from imagepipe.core.config import Params
+
+
+class EvaluateParams(Params):
+    """`evaluate:` in params.yaml; each key is explained there."""
+
+    batch_size: Annotated[int, Field(ge=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    gallery: Annotated[int, Field(ge=1, le=400)]
+    threads: Annotated[int, Field(ge=1, le=1024)]

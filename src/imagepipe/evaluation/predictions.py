@@ -1,0 +1,111 @@
+"""The predictions table: one row for each val and test image; every metric and figure is derived from it.
+
+| column | meaning |
+|---|---|
+| `split`, `key`, `source`, `pixel_sha256` | which image (the key is the PNG's path without its ending) |
+| `class`, `predicted` | true and predicted class name |
+| `loss` | cross-entropy in nats |
+| `logit:<class>` | the model's float32 output, in digits that give the same float32 back |
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.manifest import DatasetInfo, check_labels, read_dataset_info, read_manifest, read_text_table
+
+if TYPE_CHECKING:
+    from imagepipe.models.classifier import ModelInfo
+
+LOGIT = "logit:"
+
+
+def predict_splits(
+    model_path: Path, manifests_dir: Path, images_dir: Path, batch_size: int, jobs: int
+) -> "tuple[pd.DataFrame, ModelInfo]":
+    """[torch] The predictions table for val and test, each in the order of its manifest, and what the model file says.
+
+    Raises InputError where model and data do not belong together (classes, mode, size), test is empty, or a logit is
+    not a number.
+    """
+    import torch
+
+    from imagepipe.data.batches import LoaderOptions, make_eval_loader
+    from imagepipe.data.dataset import ManifestDataset
+    from imagepipe.models.classifier import load_classifier
+
+    model = load_classifier(model_path)
+    info = read_dataset_info(manifests_dir / "dataset.json")
+    check_fit(model.info, info, model_path)
+    tables: list[pd.DataFrame] = []
+    for split in ("val", "test"):
+        path = manifests_dir / f"{split}.csv"
+        manifest = read_manifest(path)
+        if manifest.empty:
+            if split == "test":
+                raise InputError(f"{path}: the test split is empty; raise split.fractions.test in params.yaml.")
+            continue
+        check_labels(path, manifest, info)
+        dataset = ManifestDataset(path, images_dir, classes=info.classes)
+        loader = make_eval_loader(dataset, batch_size, LoaderOptions(jobs=jobs))
+        with torch.no_grad():
+            logits = torch.cat([model(images) for images, _ in loader]).numpy()
+        tables.append(tabulate_predictions(manifest, logits, info.classes))
+    return pd.concat(tables, ignore_index=True), model.info
+
+
+def check_fit(model: "ModelInfo", info: DatasetInfo, model_path: Path) -> None:
+    """Raise InputError where the model was made for other classes or images."""
+    if model.classes != info.classes:
+        missing = sorted(set(model.classes) - set(info.classes))
+        added = sorted(set(info.classes) - set(model.classes))
+        raise InputError(
+            f"{model_path}: its classes differ from dataset.json's (only in the model: {missing}, only in the data: "
+            f"{added}); train it again."
+        )
+    if model.image != info.image:
+        made, found = (f"{image.mode} {image.width}×{image.height}" for image in (model.image, info.image))
+        raise InputError(f"{model_path}: made for {made} images, but these are {found}; train it again.")
+
+
+def tabulate_predictions(manifest: pd.DataFrame, logits: NDArray[np.float32], classes: list[str]) -> pd.DataFrame:
+    """The table for one manifest and its logits (N, classes); ties go to the lowest class index."""
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"{len(bad)} images have logits that are not finite numbers, the first {manifest['path'].iloc[bad[0]]}; "
+            "the model is broken: train it again with a lower train.lr."
+        )
+    labels = manifest["label"].to_numpy()
+    rows = np.arange(len(labels))
+    exact = logits.astype(np.float64)
+    top = exact.max(axis=1)
+    losses = np.log(np.exp(exact - top[:, None]).sum(axis=1)) - (exact[rows, labels] - top)
+    table = pd.DataFrame(
+        {
+            "split": manifest["split"],
+            "key": manifest["path"].str.removesuffix(".png"),
+            "source": manifest["source"],
+            "pixel_sha256": manifest["pixel_sha256"],
+            "class": manifest["class"],
+            "predicted": np.array(classes, dtype=object)[logits.argmax(axis=1)],
+            "loss": losses.round(6),
+        }
+    )
+    columns = {f"{LOGIT}{name}": [str(value) for value in logits[:, index]] for index, name in enumerate(classes)}
+    return pd.concat([table.reset_index(drop=True), pd.DataFrame(columns)], axis=1)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """`predictions.csv` with text as text, `loss` float64 and the logits float32; InputError where it is none."""
+    table = read_text_table(path)
+    logits = [name for name in table.columns if name.startswith(LOGIT)]
+    missing = [name for name in ("split", "key", "class", "predicted", "loss") if name not in table.columns]
+    if missing or not logits:
+        raise InputError(f"{path}: not a predictions table (no {', '.join(missing) or 'logit columns'}).")
+    table = table.astype(dict.fromkeys(logits, np.float32))
+    return table.astype({"loss": np.float64})

@@ -1,0 +1,9 @@
+"""[torch] The part of PyTorch's global state that changes bits; set by the stages, never by the library."""
+
+import torch
+
+
+def fix_arithmetic(threads: int) -> None:
+    """Use `threads` threads for arithmetic (the count changes the order of sums) and deterministic algorithms only."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)

@@ -1,0 +1,1 @@
+"""From records to images on disk and a split that can be believed."""

@@ -1,0 +1,152 @@
+"""The images on disk: one PNG for each record, and an index that says what each was made from.
+
+Only what is new, changed or damaged is encoded; what no record names is removed. The bytes are those of a run from
+nothing. PNGs are written by rename without fsync, since the index, which is fsynced and written last, exposes damage.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.files import hash_bytes, report_write_errors, write_csv
+from imagepipe.core.manifest import hash_pixels, read_text_table
+from imagepipe.core.parallel import map_chunks
+from imagepipe.prepare.images import ImageFacts, encode_png, name_encoder, name_mode, sum_channels
+from imagepipe.sources.records import Record
+
+INDEX = "index.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """One row of the index: the record's key, the hash of what it was made from, the PNG's hash, the image's facts."""
+
+    key: str
+    source_sha256: str
+    png_sha256: str
+    facts: ImageFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What `store_images` did: the facts of every image by key, and how many had to be encoded."""
+
+    facts: dict[str, ImageFacts]
+    encoded: int
+
+
+def store_images(records: Sequence[Record], images_dir: Path, jobs: int) -> Stored:
+    """Bring `images_dir` to hold just the PNGs of `records` (`<key>.png`) and their index, with `jobs` processes."""
+    with report_write_errors(images_dir):
+        images_dir.mkdir(parents=True, exist_ok=True)
+        known = read_index(images_dir / INDEX)
+        (images_dir / INDEX).unlink(missing_ok=True)
+        for folder in {(images_dir / record.key).parent for record in records}:
+            folder.mkdir(parents=True, exist_ok=True)
+    store = partial(store_chunk, images_dir=images_dir)
+    work = [(record, known.get(record.key)) for record in records]
+    stored: list[StoredImage] = []
+    encoded = 0
+    for rows, count in map_chunks(store, work, jobs):
+        stored += rows
+        encoded += count
+    remove_strangers(images_dir, {f"{record.key}.png" for record in records})
+    write_index(images_dir / INDEX, stored)
+    return Stored({row.key: row.facts for row in stored}, encoded)
+
+
+def store_chunk(work: Sequence[tuple[Record, StoredImage | None]], images_dir: Path) -> tuple[list[StoredImage], int]:
+    """Index rows for some records, each with what the index knew of it, and how many had to be encoded."""
+    rows: list[StoredImage] = []
+    encoded = 0
+    for record, before in work:
+        mode = name_mode(record.pixels)
+        source_sha256 = hash_pixels(mode, record.pixels)
+        path = images_dir / f"{record.key}.png"
+        if before and before.source_sha256 == source_sha256 and is_intact(path, before.png_sha256):
+            rows.append(before)
+            continue
+        png = encode_png(record.pixels)
+        place_png(path, png)
+        sums, squares = sum_channels(record.pixels)
+        height, width = record.pixels.shape[:2]
+        facts = ImageFacts(source_sha256, width, height, mode, sums, squares)
+        rows.append(StoredImage(record.key, source_sha256, hash_bytes(png), facts))
+        encoded += 1
+    return rows, encoded
+
+
+def is_intact(path: Path, sha256: str) -> bool:
+    """Whether the file is there with the bytes that the index promises."""
+    return path.is_file() and hash_bytes(path.read_bytes()) == sha256
+
+
+def place_png(path: Path, png: bytes) -> None:
+    """Write by rename, so that a reader never sees half an image."""
+    with report_write_errors(path):
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_bytes(png)
+        temporary.replace(path)
+
+
+def remove_strangers(images_dir: Path, wanted: set[str]) -> None:
+    """Remove every file that no record names, and the folders that this leaves empty."""
+    for path in sorted(images_dir.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.relative_to(images_dir).as_posix() not in wanted:
+            path.unlink()
+
+
+def write_index(path: Path, stored: Iterable[StoredImage]) -> None:
+    """One row for each image, sorted by key; the encoder is named so that another one's PNGs are made anew."""
+    encoder = name_encoder()
+    rows = [
+        {
+            "key": row.key,
+            "source_sha256": row.source_sha256,
+            "encoder": encoder,
+            "png_sha256": row.png_sha256,
+            "pixel_sha256": row.facts.pixel_sha256,
+            "width": row.facts.width,
+            "height": row.facts.height,
+            "mode": row.facts.mode,
+            "pixel_sums": " ".join(map(str, row.facts.pixel_sums)),
+            "pixel_squares": " ".join(map(str, row.facts.pixel_squares)),
+        }
+        for row in sorted(stored, key=lambda row: row.key)
+    ]
+    write_csv(path, pd.DataFrame(rows))
+
+
+def read_index(path: Path) -> dict[str, StoredImage]:
+    """The index by key; empty where there is none, it is damaged, or another encoder made the PNGs."""
+    if not path.is_file():
+        return {}
+    encoder = name_encoder()
+    try:
+        table = read_text_table(path)
+        return {
+            row["key"]: StoredImage(
+                row["key"],
+                row["source_sha256"],
+                row["png_sha256"],
+                ImageFacts(
+                    row["pixel_sha256"],
+                    int(row["width"]),
+                    int(row["height"]),
+                    row["mode"],
+                    tuple(map(int, row["pixel_sums"].split())),
+                    tuple(map(int, row["pixel_squares"].split())),
+                ),
+            )
+            for row in table.to_dict("records")
+            if row["encoder"] == encoder
+        }
+    except (InputError, KeyError, ValueError):
+        return {}  # a damaged index only means that every image is made anew

@@ -1,0 +1,139 @@
+"""Recipes: small YAML files that say what they change in `recipes/base.yaml`; together they make `params.yaml`.
+
+Written in the form that DVC itself writes, comments included, so that `dvc exp run -S` with the value that is there
+gives no diff.
+"""
+
+import io
+import subprocess
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, cast
+
+from ruamel.yaml import YAML
+
+from imagepipe.core.config import PARAMS_FILE, Params, check_section, parse_yaml, read_yaml
+from imagepipe.core.errors import EnvironmentFault, InputError, list_findings, suggest_name
+from imagepipe.core.files import write_text
+from imagepipe.core.run import RunParams
+from imagepipe.evaluation.params import EvaluateParams
+from imagepipe.prepare.params import SplitParams
+from imagepipe.report.balance import BalanceParams
+from imagepipe.sources.params import FetchParams
+from imagepipe.training.params import TrainParams
+
+BASE = Path("recipes/base.yaml")
+
+SECTIONS: dict[str, type[Params]] = {
+    "fetch": FetchParams,
+    "split": SplitParams,
+    "balance": BalanceParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "run": RunParams,
+}
+
+
+def use_recipe(recipe: Path, force: bool = False) -> bool:
+    """Make `params.yaml` base plus `recipe`; returns whether that changed it.
+
+    The `run:` section, which belongs to the machine, is kept as it is.
+
+    Raises InputError where the recipe is wrong, or `params.yaml` holds edits that are neither committed nor a recipe's
+    (unless `force`); nothing is written then.
+    """
+    written = merge_recipe(recipe)
+    present = PARAMS_FILE.read_text("utf-8") if PARAMS_FILE.is_file() else ""
+    wanted = keep_run_section(written, present)
+    if wanted == present:
+        return False
+    if present and not force and not is_safe_to_replace(present):
+        raise InputError(
+            f"{PARAMS_FILE}: holds edits that are not committed; commit them, put them into a recipe of your own, or "
+            "give --force to lose them."
+        )
+    values, tree = parse_yaml(wanted.encode("utf-8"), PARAMS_FILE)
+    for name, model in SECTIONS.items():
+        check_section(name, model, values, tree, PARAMS_FILE)
+    write_text(PARAMS_FILE, wanted)
+    return True
+
+
+def merge_recipe(recipe: Path) -> str:
+    """The text of base plus recipe; raises InputError where the recipe has a key that the base lacks."""
+    changes, _ = read_yaml(recipe)
+    yaml = make_yaml()
+    base = cast("MutableMapping[str, Any]", yaml.load(BASE.read_text("utf-8")))
+    unknown = list(find_unknown(base, changes, ""))
+    if unknown:
+        raise InputError(list_findings(f"{recipe}: keys that {BASE} lacks", unknown))
+    merge(base, changes)
+    return dump(yaml, base)
+
+
+def make_yaml() -> YAML:
+    """ruamel.yaml, set up as DVC does for writing."""
+    yaml = YAML()
+    yaml.default_flow_style = False
+    return yaml
+
+
+def dump(yaml: YAML, value: Any) -> str:
+    """YAML text of `value`."""
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()
+
+
+def find_unknown(base: Mapping[str, Any], changes: Mapping[str, Any], path: str) -> Iterator[str]:
+    """One finding for each key of `changes` that `base` lacks, or that is a section in one and a value in the other."""
+    for key, value in changes.items():
+        name = f"{path}{key}"
+        if key not in base:
+            yield f"{name}: unknown key; {suggest_name(str(key), map(str, base))}"
+        elif isinstance(value, Mapping) != isinstance(base[key], Mapping):
+            yield f"{name}: is a section in one and a value in the other"
+        elif isinstance(value, Mapping):
+            yield from find_unknown(base[key], cast("Mapping[str, Any]", value), f"{name}.")
+
+
+def merge(base: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put the values of `changes` into `base`, section by section."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            merge(base[key], cast("Mapping[str, Any]", value))
+        else:
+            base[key] = value
+
+
+def keep_run_section(written: str, present: str) -> str:
+    """`written` with the values that the `run:` section of `present` has, where it has them."""
+    yaml = make_yaml()
+    old: Any = yaml.load(present) if present else None
+    new = cast("MutableMapping[str, Any]", yaml.load(written))
+    if not isinstance(old, Mapping) or not isinstance(old.get("run"), Mapping):
+        return written
+    for key, value in cast("Mapping[str, Any]", old["run"]).items():
+        if key in new["run"]:
+            new["run"][key] = value
+    return dump(yaml, new)
+
+
+def is_safe_to_replace(present: str) -> bool:
+    """Whether `present` is what Git's HEAD holds, or just what some recipe beside the base gives."""
+    if present == read_committed(PARAMS_FILE):
+        return True
+    return any(
+        present == keep_run_section(merge_recipe(recipe), present)
+        for recipe in sorted(BASE.parent.glob("*.yaml"))
+        if recipe != BASE
+    )
+
+
+def read_committed(path: Path) -> str | None:
+    """The file's text in Git's HEAD; None where there is no repository, no commit, or no such file."""
+    try:
+        shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, check=False)  # noqa: S603, S607
+    except FileNotFoundError as error:
+        raise EnvironmentFault("git is not installed; it says whether params.yaml holds edits.") from error
+    return shown.stdout.decode("utf-8") if shown.returncode == 0 else None

@@ -1,0 +1,1 @@
+"""What people look at: the balance report, the figures and the page."""

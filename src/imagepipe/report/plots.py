@@ -1,0 +1,156 @@
+"""Figures as PNG files: the same bytes for the same numbers, readable in grey, one colour for one meaning."""
+
+import io
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.files import write_bytes
+
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/): told apart by colour-blind readers, and in grey by
+# lightness; train is always dark blue, val orange, test sky blue.
+COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#56B4E9"}
+DPI = 110
+MOST_LABELLED = 25  # classes up to which a confusion matrix shows its numbers
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class name may hold a dollar sign
+}
+
+
+@contextmanager
+def new_figure(path: Path, width: float, height: float) -> Generator[Figure]:
+    """A figure of `width` × `height` inches that is written to `path` when the block ends well."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        yield figure
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        write_bytes(path, buffer.getvalue())
+
+
+def shorten(name: str, length: int = 18) -> str:
+    """A class name for an axis: one line, at most `length` characters."""
+    plain = " ".join(name.split()) or "(blank)"
+    return plain if len(plain) <= length else plain[: length - 1] + "…"
+
+
+def draw_balance(counts: dict[str, dict[str, int]], path: Path) -> None:
+    """Bars from zero: images of each class, one panel a split, the even share as a line."""
+    splits = {split: classes for split, classes in counts.items() if sum(classes.values())}
+    classes = next(iter(splits.values()))
+    places = np.arange(len(classes))
+    with new_figure(path, max(6.0, min(16.0, 0.32 * len(classes) + 2)), 1.9 * len(splits) + 0.5) as figure:
+        panels = figure.subplots(len(splits), 1, sharex=True, squeeze=False)[:, 0]
+        for panel, (split, values) in zip(panels, splits.items(), strict=True):
+            total = sum(values.values())
+            panel.bar(places, list(values.values()), color=COLOURS[split], edgecolor="black", linewidth=0.4)
+            panel.axhline(total / len(values), color="black", linewidth=0.8, linestyle="--")
+            panel.set_ylim(bottom=0)
+            panel.set_title(f"{split}: {total:,} images (dashed: even share)", loc="left")
+            panel.set_ylabel("images")
+        label_places(panels[-1], list(classes))
+        panels[-1].set_xlabel("class")
+
+
+def label_places(axes: Axes, names: Sequence[str]) -> None:
+    """Class names below the places 0, 1, …; every one while there is room, then every n-th."""
+    every = -(-len(names) // 60)
+    shown = list(range(0, len(names), every))
+    long = any(len(name) > 3 for name in names)
+    axes.set_xticks(shown, [shorten(names[index]) for index in shown], rotation=90 if long or every > 1 else 0)
+
+
+def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
+    """Loss of every update with its running average, and loss and accuracy by epoch, all over updates.
+
+    The running average is over a tenth of an epoch's updates (at least ten); each mean stands in the middle of its
+    window, so that the line neither starts at 0 nor lags behind what it averages.
+    """
+    window = max(10, int(len(steps) / max(1, len(history)) / 10))
+    with new_figure(path, 9, 3.6) as figure:
+        losses, accuracies = figure.subplots(1, 2)
+        losses.plot(steps["update"], steps["loss"], color="#bbbbbb", linewidth=0.6, label="each update (train)")
+        if len(steps) >= window:
+            average = steps["loss"].rolling(window).mean()
+            losses.plot(steps["update"] - (window - 1) / 2, average, color="black", linewidth=1, label=f"mean of {window} updates")
+        for split, marker in (("train", "o"), ("val", "s")):
+            style: dict[str, Any] = {"color": COLOURS[split], "marker": marker, "markersize": 3, "linewidth": 1.3}
+            losses.plot(history["updates"], history[f"{split}_loss"], label=f"{split}, after each epoch", **style)
+            accuracies.plot(history["updates"], 100 * history[f"{split}_accuracy"], label=split, **style)
+        losses.set_ylim(bottom=0, top=float(steps["loss"].quantile(0.995)) * 1.05 or None)
+        losses.set(title="loss (cross-entropy, nats)", xlabel="updates", xlim=(0, None))
+        accuracies.set(title="accuracy (%)", xlabel="updates", xlim=(0, None))
+        losses.legend()
+        accuracies.legend(loc="lower right")
+
+
+def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """The confusion matrix, each row as shares of its true class; counts are written in while they can be read."""
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    side = max(4.0, min(14.0, 0.42 * len(classes) + 1.8))
+    with new_figure(path, side + 0.8, side) as figure:
+        axes = figure.subplots()
+        picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
+        label_places(axes, classes)
+        every = -(-len(classes) // 60)
+        rows = list(range(0, len(classes), every))
+        axes.set_yticks(rows, [shorten(classes[index]) for index in rows])
+        axes.set(xlabel="predicted class", ylabel="true class", title="confusion on test")
+        if len(classes) <= MOST_LABELLED:
+            for row, column in zip(*np.nonzero(counts), strict=True):
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=7)
+
+
+def draw_grid(images: Sequence[Any], captions: Sequence[str], path: Path, title: str = "") -> None:
+    """A captioned grid of images, each as `to_picture` takes it; without images, a line that says so."""
+    columns = min(8, max(1, int(np.ceil(np.sqrt(len(images) * 1.6)))))
+    rows = max(1, -(-len(images) // columns))
+    with new_figure(path, 1.35 * max(columns, 4), 1.55 * rows + (0.4 if title else 0)) as figure:
+        if title:
+            figure.suptitle(title, fontsize=10)
+        for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            axes = figure.add_subplot(rows, columns, index + 1)
+            picture = to_picture(image)
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_title(caption, fontsize=8, fontweight="normal")
+            axes.axis("off")
+
+
+def to_picture(image: Any) -> NDArray[np.uint8]:
+    """uint8 (H, W) or (H, W, 3) from a tensor, array or PIL image of shape (H, W), (1, H, W), (3, H, W) or (H, W, C).
+
+    Floats are taken as 0 to 1. Raises InputError for any other shape.
+    """
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise InputError(f"an image of shape {array.shape}; expected (H, W), (1, H, W), (3, H, W) or (H, W, C).")
+    if array.dtype != np.uint8:
+        array = np.clip(np.rint(array.astype(np.float64) * 255), 0, 255).astype(np.uint8)
+    return array
+
+
+def caption_prediction(predicted: str, true: str) -> str:
+    """`P: x | T: y`, the predicted class first."""
+    return f"P: {shorten(predicted, 10)} | T: {shorten(true, 10)}"

@@ -1,0 +1,35 @@
+"""Where labelled images come from. To add a source: one module with `fetch` and `read_records`, one line in SOURCES."""
+
+from pathlib import Path
+from types import ModuleType
+
+from imagepipe.core.errors import InputError, suggest_name
+from imagepipe.core.run import RunParams
+from imagepipe.sources import digits, torchvision_sets
+from imagepipe.sources.params import FetchParams
+from imagepipe.sources.records import Record, SourceInfo, read_source_info, write_source_info
+
+SOURCES: dict[str, ModuleType] = {
+    "digits": digits,
+    "torchvision": torchvision_sets,
+}
+
+
+def fetch_source(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
+    """Put the original files of the source that `params` names into the empty folder `raw_dir`, with `source.json`."""
+    info: SourceInfo = find_source(params.source, "fetch.source").fetch(params, run, raw_dir)
+    write_source_info(raw_dir, info)
+    return info
+
+
+def read_records(raw_dir: Path) -> tuple[list[Record], SourceInfo]:
+    """Every labelled image in `raw_dir`, as the source named in its `source.json` reads them."""
+    info = read_source_info(raw_dir)
+    return find_source(info.source, f"{raw_dir}/source.json: source").read_records(raw_dir, info), info
+
+
+def find_source(name: str, where: str) -> ModuleType:
+    """The module of the source `name`; raises InputError, naming `where`, with the known names."""
+    if name not in SOURCES:
+        raise InputError(f"{where}: unknown source `{name}`; {suggest_name(name, SOURCES)}.")
+    return SOURCES[name]

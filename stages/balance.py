@@ -1,0 +1,21 @@
+"""balance: report how evenly the classes are spread over the splits."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from imagepipe.core.config import load_section
+from imagepipe.core.stage import run_stage
+from imagepipe.report.balance import BalanceParams, report_balance
+
+
+def main(manifests_dir: Path, reports_dir: Path) -> None:
+    warnings = report_balance(manifests_dir, reports_dir, load_section("balance", BalanceParams))
+    for warning in warnings:
+        print(f"balance: warning: {warning}", file=sys.stderr)
+    print(f"balance: {'uneven' if warnings else 'even enough'}, see {reports_dir / 'balance.png'}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,39 @@
+"""evaluate: predict val and test once, derive every figure from the predictions, and write the page."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from imagepipe.core.config import load_section
+from imagepipe.core.manifest import read_dataset_info
+from imagepipe.core.run import count_jobs, load_run_params
+from imagepipe.core.stage import run_stage
+from imagepipe.evaluation.metrics import describe_accuracy
+from imagepipe.evaluation.params import EvaluateParams
+from imagepipe.evaluation.predictions import predict_splits
+from imagepipe.models.runtime import fix_arithmetic
+from imagepipe.report.page import write_page
+from imagepipe.report.results import write_results
+
+
+def main(
+    model_path: Path,
+    manifests_dir: Path,
+    images_dir: Path,
+    balance_dir: Path,
+    train_dir: Path,
+    results_dir: Path,
+    page_path: Path,
+) -> None:
+    params, run = load_section("evaluate", EvaluateParams), load_run_params()
+    fix_arithmetic(params.threads)
+    predictions, model = predict_splits(model_path, manifests_dir, images_dir, params.batch_size, count_jobs(run))
+    metrics = write_results(predictions, images_dir, balance_dir, train_dir, results_dir, params)
+    info = read_dataset_info(manifests_dir / "dataset.json")
+    write_page(page_path, results_dir, balance_dir, train_dir, info, model, params.confidence)
+    print(f"evaluate: {describe_accuracy(metrics['test'], params.confidence)}; see {page_path}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,24 @@
+"""fetch: put what the source ships into data/raw, verified, with source.json."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from imagepipe.core.config import load_section
+from imagepipe.core.files import replace_directory
+from imagepipe.core.run import load_run_params
+from imagepipe.core.stage import run_stage
+from imagepipe.sources import fetch_source
+from imagepipe.sources.params import FetchParams
+
+
+def main(source: Path, raw_dir: Path) -> None:
+    params = load_section("fetch", FetchParams)
+    with replace_directory(raw_dir) as staging:
+        info = fetch_source(params, load_run_params(), staging)
+    print(f"fetch: {info.name}: {len(info.files)} files, {len(info.classes)} classes, licence: {info.licence}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

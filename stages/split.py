@@ -1,0 +1,29 @@
+"""split: spread the records over train, val and test, as PNGs and CSV manifests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from imagepipe.core.config import load_section
+from imagepipe.core.run import count_jobs, load_run_params
+from imagepipe.core.stage import run_stage
+from imagepipe.prepare.dataset import prepare_dataset
+from imagepipe.prepare.params import SplitParams
+from imagepipe.sources import read_records
+
+
+def main(source: Path, raw_dir: Path, images_dir: Path, manifests_dir: Path) -> None:
+    params = load_section("split", SplitParams)
+    jobs = count_jobs(load_run_params())
+    records, info = read_records(raw_dir)
+    prepared = prepare_dataset(records, info, params, images_dir, manifests_dir, jobs)
+    counts = {split: sum(classes.values()) for split, classes in prepared.info.counts.items()}
+    spread = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"split: {spread}; {prepared.encoded} encoded, {sum(counts.values()) - prepared.encoded} kept as they were")
+    for part in sorted({record.part for record in records if record.part}):
+        print(f"split: {part} is the source's own part" + ("; val is cut from it" if part == "train" else ""))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,27 @@
+"""train: fit the model on train, choose the best epoch by val."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from imagepipe.core.config import load_section
+from imagepipe.core.run import count_jobs, load_run_params
+from imagepipe.core.stage import run_stage
+from imagepipe.models.runtime import fix_arithmetic
+from imagepipe.training.params import TrainParams
+from imagepipe.training.train import train_model
+
+
+def main(manifests_dir: Path, images_dir: Path, model_path: Path, reports_dir: Path) -> None:
+    params, run = load_section("train", TrainParams), load_run_params()
+    fix_arithmetic(params.threads)
+    trained = train_model(manifests_dir, images_dir, params, run.workers, count_jobs(run), model_path, reports_dir)
+    print(
+        f"train: best epoch {trained.best['epoch']} of {params.epochs}: "
+        f"train accuracy {100 * trained.train.accuracy:.2f} %, val accuracy {100 * trained.val.accuracy:.2f} %"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)
