@@ -1,5 +1,9 @@
 """What tests of several rooms share: where things are, small images, and records made of them."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from imagepipe.sources.records import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+GIT_NAME = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
 
 
 @pytest.fixture
@@ -54,3 +59,39 @@ def make_records(make_image: Callable[..., NDArray[np.uint8]]) -> Callable[..., 
         ]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def copy_project() -> Callable[[Path], Path]:
+    """`copy_project(folder)`: the files of this checkout as a fresh Git repository with one commit, and no outputs."""
+
+    def copy(folder: Path) -> Path:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, folder / name)
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "as it is"]):
+            subprocess.run(["git", *GIT_NAME, *command], cwd=folder, check=True)
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def run_in() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_in(folder, "dvc", "repro", **environment)`: a command of this environment, its output captured."""
+
+    def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+        return subprocess.run(
+            command, cwd=folder, env=os.environ | here | environment, capture_output=True, text=True, check=False
+        )
+
+    return run

@@ -87,7 +87,13 @@ def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
         losses.plot(steps["update"], steps["loss"], color="#bbbbbb", linewidth=0.6, label="each update (train)")
         if len(steps) >= window:
             average = steps["loss"].rolling(window).mean()
-            losses.plot(steps["update"] - (window - 1) / 2, average, color="black", linewidth=1, label=f"mean of {window} updates")
+            losses.plot(
+                steps["update"] - (window - 1) / 2,
+                average,
+                color="black",
+                linewidth=1,
+                label=f"mean of {window} updates",
+            )
         for split, marker in (("train", "o"), ("val", "s")):
             style: dict[str, Any] = {"color": COLOURS[split], "marker": marker, "markersize": 3, "linewidth": 1.3}
             losses.plot(history["updates"], history[f"{split}_loss"], label=f"{split}, after each epoch", **style)

@@ -1,0 +1,295 @@
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.manifest import hash_pixels
+from imagepipe.data.dataset import ManifestDataset
+from tests.made import make_dataset
+
+
+def write_images(folder: Path, count: int) -> None:
+    """`0.png`, `1.png`, … of 3×2 pixels, each filled with its number."""
+    for number in range(count):
+        Image.new("L", (3, 2), number).save(folder / f"{number}.png")
+
+
+def write_table(folder: Path, text: str, name: str = "labels.csv") -> Path:
+    (folder / name).write_text(text, "utf-8")
+    return folder / name
+
+
+def open_table(folder: Path, text: str, **options: Any) -> ManifestDataset:
+    return ManifestDataset(write_table(folder, text), folder, **options)
+
+
+def read_value(image: Tensor) -> int:
+    """The number that an image of `write_images` is filled with."""
+    return int(image[0, 0, 0])
+
+
+def test_our_manifests_give_their_images_and_labels(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 5, "val": 2, "test": 2})
+    dataset = ManifestDataset(tmp_path / "train.csv", tmp_path / "images")
+    table = pd.read_csv(tmp_path / "train.csv", keep_default_na=False)
+    assert len(dataset) == 5
+    assert [label for _, label in dataset] == table["label"].tolist()
+    assert [hash_pixels("L", image[0].numpy()) for image, _ in dataset] == table["pixel_sha256"].tolist()
+
+
+def test_a_manifest_takes_its_classes_from_the_dataset_json_beside_it(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 1, "test": 1})
+    val = ManifestDataset(tmp_path / "val.csv", tmp_path / "images")
+    assert val.classes == ["cat", "dog", "NA"]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("Class Label,File Name", ["4,0.png", "1,1.png"]),
+        ("filepath,label", ["0.png,4", "1.png,1"]),
+        ("file,target", ["0.png,4", "1.png,1"]),
+        ("Image_Path,class-name,width", ["0.png,4,3", "1.png,1,3"]),
+    ],
+)
+@pytest.mark.parametrize("index_column", [False, True])
+def test_tables_as_people_have_them(tmp_path: Path, header: str, rows: Sequence[str], index_column: bool) -> None:
+    write_images(tmp_path, 2)
+    lines = [f",{header}", *(f"{number},{row}" for number, row in enumerate(rows))] if index_column else [header, *rows]
+    dataset = open_table(tmp_path, "\n".join(lines) + "\n")
+    assert [(read_value(image), label) for image, label in dataset] == [(0, 4), (1, 1)]
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_column(tmp_path: Path) -> None:
+    assert open_table(tmp_path, "\ufefffile,target\n0.png,1\n").labels.tolist() == [1]
+
+
+def test_without_a_transform_the_image_is_a_uint8_tensor(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), (10, 20, 30)).save(tmp_path / "0.png")
+    image, label = open_table(tmp_path, "path,label\n0.png,1\n")[0]
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 2, 3)
+    assert image[:, 1, 2].tolist() == [10, 20, 30]
+    assert type(label) is int
+
+
+def test_a_transform_gets_a_pil_image_and_its_result_comes_back(tmp_path: Path) -> None:
+    write_images(tmp_path, 2)
+
+    def describe(image: Image.Image) -> tuple[str, tuple[int, int], object]:
+        assert isinstance(image, Image.Image)
+        return image.mode, image.size, image.getpixel((2, 1))
+
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n", transform=describe)
+    assert dataset[1] == (("L", (3, 2), 1), 1)
+    assert type(dataset[1][1]) is int
+
+
+def test_split_selects_rows_of_one_table(tmp_path: Path) -> None:
+    write_images(tmp_path, 4)
+    text = "path,label,split\n0.png,0,train\n1.png,1,test\n2.png,2,train\n3.png,3,val\n"
+    train = open_table(tmp_path, text, split="train")
+    assert [(read_value(image), label) for image, label in train] == [(0, 0), (2, 2)]
+    assert [label for _, label in open_table(tmp_path, text, split="val")] == [3]
+
+
+def test_a_filtered_table_in_odd_order_keeps_each_label_with_its_image(tmp_path: Path) -> None:
+    write_images(tmp_path, 20)
+    table = pd.DataFrame({"path": [f"{number}.png" for number in range(20)], "label": range(20)})
+    odd = table[table["label"] % 3 != 0].sample(frac=1, random_state=1)
+    odd.to_csv(tmp_path / "odd.csv")
+    dataset = ManifestDataset(tmp_path / "odd.csv", tmp_path)
+    assert [read_value(image) for image, _ in dataset] == odd["label"].tolist()
+    assert [label for _, label in dataset] == odd["label"].tolist()
+
+
+def test_text_labels_are_numbered_by_code_point(tmp_path: Path) -> None:
+    dataset = open_table(tmp_path, "path,label\na.png,dog\nb.png,cat\nc.png,dog\nd.png,Dog\n")
+    assert dataset.classes == ["Dog", "cat", "dog"]
+    assert dataset.labels.tolist() == [2, 1, 2, 0]
+
+
+def test_a_class_that_the_second_table_lacks_shifts_no_number(tmp_path: Path) -> None:
+    first = open_table(tmp_path, "path,label\na.png,bee\nb.png,cat\nc.png,dog\n")
+    second = open_table(tmp_path, "path,label\na.png,dog\nb.png,bee\n", classes=first.classes)
+    assert second.labels.tolist() == [2, 0]
+    assert second.classes == first.classes
+
+
+def test_classes_of_a_table_with_label_and_class_bind_a_second_one(tmp_path: Path) -> None:
+    first = open_table(tmp_path, "path,label,class\na.png,0,cat\nb.png,1,dog\n")
+    second = open_table(tmp_path, "path,label,class\na.png,1,dog\n", classes=first.classes)
+    assert second.labels.tolist() == [1]
+
+
+def test_whole_numbers_stay_what_they_are_though_some_are_absent(tmp_path: Path) -> None:
+    dataset = open_table(tmp_path, "path,label\na.png,3\nb.png,1\n")
+    assert dataset.labels.tolist() == [3, 1]
+    assert dataset.classes == ["0", "1", "2", "3"]
+
+
+def test_labels_that_look_like_something_else_stay_text(tmp_path: Path) -> None:
+    dataset = open_table(tmp_path, "path,label\na.png,007\nb.png,NA\nc.png,7\nd.png,1e5\ne.png,null\n")
+    assert dataset.classes == ["007", "1e5", "7", "NA", "null"]
+    assert dataset.labels.tolist() == [0, 3, 2, 1, 4]
+
+
+def test_a_leading_zero_is_a_name_and_not_a_number(tmp_path: Path) -> None:
+    assert open_table(tmp_path, "path,label\na.png,007\nb.png,12\n").classes == ["007", "12"]
+
+
+def test_a_sample_opens_its_own_file_only(tmp_path: Path) -> None:
+    Image.new("L", (3, 2), 9).save(tmp_path / "1.png")
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n2.png,2\n")
+    image, label = dataset[1]
+    assert (read_value(image), label) == (9, 1)
+    assert not dataset.has_pixels
+
+
+def test_positions_count_from_the_end_too_and_end_where_the_rows_end(tmp_path: Path) -> None:
+    write_images(tmp_path, 2)
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n")
+    assert read_value(dataset[-1][0]) == 1
+    with pytest.raises(IndexError):
+        dataset[2]
+
+
+def test_images_in_folders_below_the_image_folder(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    Image.new("L", (3, 2), 5).save(tmp_path / "cats" / "a.jpg.png")
+    assert read_value(open_table(tmp_path, "path,label\ncats/a.jpg.png,cat\n")[0][0]) == 5
+
+
+def test_loaded_pixels_give_the_same_samples(tmp_path: Path) -> None:
+    write_images(tmp_path, 4)
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n2.png,0\n3.png,2\n")
+    before = dataset.__getitems__([3, 0, 3])
+    one_before = dataset[2]
+    dataset.load_pixels()
+    images, labels = dataset.__getitems__([3, 0, 3])
+    assert dataset.has_pixels
+    assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+    assert torch.equal(images, torch.stack([image for image, _ in before]))
+    assert labels.tolist() == [label for _, label in before] == [2, 0, 2]
+    assert torch.equal(dataset[2][0], one_before[0])
+    assert type(dataset[2][1]) is int
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_an_ordinary_loader_reads_the_dataset_before_and_after_pixels_are_loaded(tmp_path: Path, subset: bool) -> None:
+    write_images(tmp_path, 4)
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n2.png,0\n3.png,2\n")
+    loader: DataLoader[Any] = DataLoader(Subset(dataset, [0, 1, 2, 3]) if subset else dataset, batch_size=3)
+    before = list(loader)
+    dataset.load_pixels()
+    after = list(loader)
+    assert [labels.tolist() for _, labels in after] == [[0, 1, 0], [2]]
+    assert all(torch.equal(now[0], then[0]) for now, then in zip(after, before, strict=True))
+
+
+def test_the_pixels_of_all_rows_are_one_tensor(tmp_path: Path) -> None:
+    write_images(tmp_path, 3)
+    pixels = open_table(tmp_path, "path,label\n2.png,0\n1.png,1\n").pixels
+    assert pixels.shape == (2, 1, 2, 3)
+    assert pixels[:, 0, 1, 2].tolist() == [2, 1]
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pixels_are_decoded_once(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n")
+    dataset.load_pixels()
+    (tmp_path / "0.png").unlink()
+    dataset.load_pixels()
+    assert read_value(dataset[0][0]) == 0
+
+
+def test_a_transform_and_loaded_pixels_exclude_each_other(tmp_path: Path) -> None:
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n", transform=str)
+    with pytest.raises(InputError, match="a dataset with a transform reads its images anew"):
+        dataset.load_pixels()
+
+
+def test_sizes_that_differ_are_refused_with_both_shapes(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    Image.new("L", (4, 4)).save(tmp_path / "1.png")
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n")
+    message = r"1\.png: shape \(H, W, C\) is \(4, 4, 1\), but the first image has \(2, 3, 1\)"
+    with pytest.raises(InputError, match=message):
+        dataset.load_pixels()
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"0\.png: no such image"):
+        open_table(tmp_path, "path,label\n0.png,0\n")[0]
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
+    with pytest.raises(InputError, match=r"0\.png: cannot be decoded"):
+        open_table(tmp_path, "path,label\n0.png,0\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("picture,label", "no column names a file: found picture, label; expected one called path, filepath"),
+        ("path,kind", "no column names a label: found path, kind; expected one called label, classlabel"),
+    ],
+)
+def test_a_table_without_its_columns_says_what_it_has(tmp_path: Path, header: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"labels\.csv: {message}"):
+        open_table(tmp_path, f"{header}\n0.png,0\n")
+
+
+@pytest.mark.parametrize(("text", "message"), [("path,label\n", "no rows"), ("", "not a CSV with a header")])
+def test_an_empty_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"labels\.csv: {message}"):
+        open_table(tmp_path, text)
+
+
+def test_an_absent_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.csv: cannot be read"):
+        ManifestDataset(tmp_path / "gone.csv", tmp_path)
+
+
+def test_rows_with_more_cells_than_the_header_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"labels\.csv"):
+        open_table(tmp_path, "path,label\n0.png,0,5\n1.png,1,6\n")
+
+
+def test_a_blank_label_is_no_class(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="row 3"):
+        open_table(tmp_path, "path,label\n0.png,cat\n1.png,\n")
+
+
+def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"labels\.csv: no rows of the split `val`"):
+        open_table(tmp_path, "path,label,split\n0.png,0,train\n", split="val")
+
+
+def test_a_split_asked_of_a_table_that_names_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no column `split` \(columns: path, label\); leave split=None"):
+        open_table(tmp_path, "path,label\n0.png,0\n", split="train")
+
+
+def test_labels_that_are_not_among_the_classes_are_listed_with_their_rows(tmp_path: Path) -> None:
+    text = "path,label\n0.png,cat\n1.png,cow\n2.png,emu\n"
+    message = r"labels\.csv: labels that are not among the classes \(2\):\n  row 3: 'cow'\n  row 4: 'emu'"
+    with pytest.raises(InputError, match=message):
+        open_table(tmp_path, text, classes=["cat", "dog"])
+
+
+def test_the_row_of_an_unknown_label_is_the_row_of_the_file_though_a_split_was_selected(tmp_path: Path) -> None:
+    text = "path,label,split\n0.png,cat,train\n1.png,cat,val\n2.png,cow,val\n"
+    with pytest.raises(InputError, match=re.escape("row 4: 'cow'")):
+        open_table(tmp_path, text, split="val", classes=["cat", "dog"])

@@ -1,0 +1,123 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.files import write_csv
+from imagepipe.evaluation.predictions import check_fit, predict_splits, read_predictions, tabulate_predictions
+from imagepipe.models.classifier import ModelInfo, build_classifier, save_classifier
+from tests.made import CLASSES, make_dataset, make_dataset_info, make_model_info
+
+
+def make_manifest(labels: list[int]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "path": [f"{number:05d}.png" for number in range(len(labels))],
+            "label": labels,
+            "class": [CLASSES[label] for label in labels],
+            "split": "test",
+            "source": [f"made#{number}" for number in range(len(labels))],
+            "pixel_sha256": "0" * 64,
+        }
+    )
+
+
+def test_loss_and_class_of_logits_worked_out_by_hand() -> None:
+    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], np.float32))
+    table = tabulate_predictions(make_manifest([0, 1]), logits, CLASSES)
+    assert table["predicted"].tolist() == ["cat", "NA"]
+    assert table["loss"].tolist() == pytest.approx([math.log(2), math.log(10)], abs=2e-6)
+    assert table["key"].tolist() == ["00000", "00001"]
+
+
+def test_a_tie_goes_to_the_lowest_class_index() -> None:
+    table = tabulate_predictions(make_manifest([2]), np.array([[1.0, 3.0, 3.0]], np.float32), CLASSES)
+    assert table["predicted"].tolist() == ["dog"]
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    table = tabulate_predictions(make_manifest([1]), np.array([[1e30, 0.0, 0.0]], np.float32), CLASSES)
+    assert math.isfinite(table["loss"][0])
+
+
+def test_logits_come_back_as_the_same_float32(tmp_path: Path) -> None:
+    logits = np.array([[0.1, 1 / 3, -1e-30], [np.float32(16777217), np.pi, 1e20]], np.float32)
+    write_csv(tmp_path / "predictions.csv", tabulate_predictions(make_manifest([0, 1]), logits, CLASSES))
+    table = read_predictions(tmp_path / "predictions.csv")
+    assert np.array_equal(table[[f"logit:{name}" for name in CLASSES]].to_numpy(), logits)
+    assert table["class"].tolist() == ["cat", "dog"]
+
+
+def test_a_class_called_na_stays_text(tmp_path: Path) -> None:
+    write_csv(tmp_path / "p.csv", tabulate_predictions(make_manifest([2]), np.eye(3, dtype=np.float32)[2:], CLASSES))
+    assert read_predictions(tmp_path / "p.csv")["predicted"].tolist() == ["NA"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_refuses_logits_that_are_not_finite(bad: float) -> None:
+    logits = np.array([[0.0, 1.0, 2.0], [0.0, bad, 1.0]], np.float32)
+    with pytest.raises(InputError, match=r"1 images have logits that are not finite numbers, the first 00001\.png"):
+        tabulate_predictions(make_manifest([0, 1]), logits, CLASSES)
+
+
+def test_refuses_other_classes_by_name() -> None:
+    model = make_model_info(classes=["cat", "dog", "fox"])
+    with pytest.raises(InputError, match=r"only in the model: \['fox'\], only in the data: \['NA'\]"):
+        check_fit(model, make_dataset_info(), Path("model.safetensors"))
+
+
+def test_refuses_the_same_classes_in_another_order() -> None:
+    model = make_model_info(classes=["dog", "cat", "NA"])
+    with pytest.raises(InputError, match="its classes differ"):
+        check_fit(model, make_dataset_info(), Path("model.safetensors"))
+
+
+def test_refuses_images_of_another_size() -> None:
+    model = make_model_info(width=9)
+    with pytest.raises(InputError, match="made for L 9×8 images, but these are L 8×8"):
+        check_fit(model, make_dataset_info(), Path("model.safetensors"))
+
+
+def test_refuses_a_table_that_is_no_predictions_table(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("split,key\ntest,1\n")
+    with pytest.raises(InputError, match=r"p\.csv: not a predictions table \(no class, predicted, loss\)"):
+        read_predictions(tmp_path / "p.csv")
+
+
+def save_model(path: Path, info: ModelInfo) -> None:
+    save_classifier(build_classifier(info, 1), path)
+
+
+def test_predicts_val_and_test_in_the_order_of_the_manifests(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 4, "test": 5})
+    save_model(tmp_path / "m.safetensors", make_model_info())
+    for batch_size in (2, 100):
+        table, info = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", batch_size, jobs=1)
+        assert table["split"].tolist() == ["val"] * 4 + ["test"] * 5
+        assert table["key"].tolist() == sorted(table["key"][:4]) + sorted(table["key"][4:])
+        assert info.classes == CLASSES
+
+
+def test_predictions_are_those_of_the_model(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 0, "test": 2})
+    save_model(tmp_path / "m.safetensors", make_model_info())
+    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+    from imagepipe.data.dataset import ManifestDataset
+
+    dataset = ManifestDataset(tmp_path / "test.csv", tmp_path / "images")
+    model = build_classifier(make_model_info(), 1).eval()
+    with torch.no_grad():
+        logits = model(torch.stack([dataset[0][0], dataset[1][0]])).numpy()
+    written = table[[f"logit:{name}" for name in CLASSES]].astype(np.float32).to_numpy()
+    assert np.array_equal(written, logits)
+
+
+def test_refuses_an_empty_test_split(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 2, "test": 0})
+    save_model(tmp_path / "m.safetensors", make_model_info())
+    with pytest.raises(InputError, match=r"test\.csv: the test split is empty; raise split\.fractions\.test"):
+        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from imagepipe.core.config import load_section
+from imagepipe.core.errors import InputError
+from imagepipe.sources.params import FetchParams
+
+PARAMS = """\
+fetch:
+  source: torchvision
+  name: EMNIST
+  options: split=letters
+  path: data/source
+"""
+
+
+def load(tmp_path: Path, old: str = "", new: str = "") -> FetchParams:
+    """The section above, with `old` replaced by `new`."""
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.replace(old, new) if old else PARAMS, "utf-8")
+    return load_section("fetch", FetchParams, path)
+
+
+def test_the_section_is_read(tmp_path: Path) -> None:
+    params = load(tmp_path)
+    assert (params.source, params.name, params.path) == ("torchvision", "EMNIST", "data/source")
+    assert params.read_options() == {"split": "letters"}
+
+
+def test_the_checkouts_own_section_is_read(root: Path) -> None:
+    assert load_section("fetch", FetchParams, root / "params.yaml").read_options() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("''", {}), ("a=1 b=2", {"a": "1", "b": "2"}), ("' a=x=y '", {"a": "x=y"}), ("a=007", {"a": "007"})],
+)
+def test_options_are_words_with_an_equals_sign(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
+    assert load(tmp_path, "split=letters", text).read_options() == expected
+
+
+@pytest.mark.parametrize(("text", "word"), [("a", "a"), ("=1", "=1"), ("a=", "a="), ("a=1 a=2", "a=2"), ("a = 1", "a")])
+def test_a_word_of_another_form_is_shown(tmp_path: Path, text: str, word: str) -> None:
+    with pytest.raises(ValueError, match=f"found '{word}'; expected words of the form name=value, each name once"):
+        load(tmp_path, "split=letters", text).read_options()
+
+
+@pytest.mark.parametrize("path", ["data/source", "photos", "./data/source", "/srv/photos", "database", "data/rawest"])
+def test_folders_that_no_stage_writes_are_accepted(tmp_path: Path, path: str) -> None:
+    assert load(tmp_path, "data/source", path).path == path
+
+
+@pytest.mark.parametrize(
+    ("path", "output"),
+    [
+        ("data/raw", "data/raw"),
+        ("./data/raw/", "data/raw"),
+        ("data/images/cats", "data/images"),
+        ("data/manifests", "data/manifests"),
+        ("models", "models"),
+        ("reports/evaluate", "reports"),
+    ],
+)
+def test_a_folder_that_a_stage_writes_is_refused(tmp_path: Path, path: str, output: str) -> None:
+    expected = rf"params\.yaml:5: fetch\.path: found {path}; expected a folder that no stage writes \({output} is"
+    with pytest.raises(InputError, match=expected):
+        load(tmp_path, "data/source", path)
+
+
+@pytest.mark.parametrize("path", ["../photos", "data/../../photos", ".."])
+def test_a_folder_above_the_project_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(InputError, match=r"params\.yaml:5: fetch\.path: found .*without `\.\.`") as caught:
+        load(tmp_path, "data/source", path)
+    assert f"found {path};" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("source: torchvision", "source: ''", r"params\.yaml:2: fetch\.source: found ; .*at least 1 character"),
+        ("path: data/source", "path: ''", r"params\.yaml:5: fetch\.path: found ; .*at least 1 character"),
+        ("name: EMNIST", "name: 7", r"params\.yaml:3: fetch\.name: found 7; expected a valid string; put it in quotes"),
+        ("name: EMNIST", "nam: EMNIST", r"params\.yaml:3: fetch\.nam: unknown key; did you mean `name`\?"),
+        ("  name: EMNIST\n", "", r"fetch\.name: is missing"),
+    ],
+)
+def test_wrong_keys_and_values_give_line_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        load(tmp_path, old, new)
