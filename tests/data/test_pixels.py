@@ -79,7 +79,6 @@ def test_all_pixels_stand_in_the_order_of_their_paths(tmp_path: Path, monkeypatc
     assert pixels[:, 1, 2, 0].tolist() == [3, 0, 4, 2, 2]
 
 
-@pytest.mark.slow
 def test_two_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "FEW", 3)
     monkeypatch.setattr(parallel, "CHUNK", 2)

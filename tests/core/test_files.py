@@ -1,0 +1,203 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from imagepipe.core.errors import EnvironmentFault
+from imagepipe.core.files import (
+    hash_bytes,
+    hash_file,
+    replace_directory,
+    report_write_errors,
+    round_numbers,
+    sync_directory,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
+
+ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4, the first example
+ABC_MD5 = "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, the test suite
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    before = os.umask(0)
+    os.umask(before)
+    yield os.umask
+    os.umask(before)
+
+
+def list_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_hashes_bytes() -> None:
+    assert hash_bytes(b"abc") == ABC_SHA256
+
+
+def test_hashes_a_file(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert hash_file(tmp_path / "abc") == ABC_SHA256
+    assert hash_file(tmp_path / "abc", "md5") == ABC_MD5
+
+
+def test_syncs_a_folder_that_is_there(tmp_path: Path) -> None:
+    sync_directory(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        sync_directory(tmp_path / "absent")
+
+
+def test_writes_bytes_into_a_new_folder(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a" / "b" / "c.bin", b"\x00\xff")
+    assert (tmp_path / "a" / "b" / "c.bin").read_bytes() == b"\x00\xff"
+    assert list_names(tmp_path / "a" / "b") == ["c.bin"]
+
+
+def test_replaces_what_was_there(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x", b"old and longer")
+    write_bytes(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x", b"old")
+    with (tmp_path / "x").open("rb") as reader:
+        write_bytes(tmp_path / "x", b"new")
+        assert reader.read() == b"old"
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+def test_modes_do_not_follow_the_umask(tmp_path: Path, umask: Callable[[int], int], mask: int) -> None:
+    umask(mask)
+    write_bytes(tmp_path / "file", b"")
+    with replace_directory(tmp_path / "folder"):
+        pass
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+def test_text_keeps_its_line_endings(tmp_path: Path) -> None:
+    write_text(tmp_path / "x", "é\r\nb\n")
+    assert (tmp_path / "x").read_bytes() == b"\xc3\xa9\r\nb\n"
+
+
+def test_names_the_path_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EnvironmentFault) as caught:
+        write_bytes(tmp_path / "folder", b"x")
+    assert str(caught.value) == (
+        f"{tmp_path / 'folder'}: cannot be written: Is a directory. Make room or change the permissions, then run the "
+        "stage again; nothing half-written was left."
+    )
+    assert list_names(tmp_path) == ["folder"]
+
+
+def test_names_the_path_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(EnvironmentFault, match=r"file/x: cannot be written: File exists\."):
+        write_bytes(tmp_path / "file" / "x", b"x")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_gives_the_reason_of_an_error_without_a_number(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=r"x: cannot be written: no reason\."), report_write_errors(Path("x")):
+        raise OSError("no reason")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+    script = (
+        "import resource; from pathlib import Path; from imagepipe.core.files import write_bytes\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); write_bytes(Path('x'), bytes(2000))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "EnvironmentFault: x: cannot be written: File too large." in done.stderr
+    assert list_names(tmp_path) == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_rounds_every_float_and_nothing_else() -> None:
+    value = {"a": 0.123456, "b": [1, True, None, "0.123456"], "c": (np.float64(2.0004),)}
+    assert round_numbers(value, 3) == {"a": 0.123, "b": [1, True, None, "0.123456"], "c": [2.0]}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_refuses_what_json_lacks(tmp_path: Path, number: float) -> None:
+    with pytest.raises(ValueError, match=rf"{number} has no place in a JSON file"):
+        write_json(tmp_path / "x.json", {"a": [number]})
+    assert list_names(tmp_path) == []
+
+
+def test_json_is_sorted_and_rounded(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": 1 / 3, "a": "é", "c": {"z": 1, "y": []}})
+    expected = '{\n  "a": "é",\n  "b": 0.333333,\n  "c": {\n    "y": [],\n    "z": 1\n  }\n}\n'
+    assert (tmp_path / "x.json").read_text("utf-8") == expected
+
+
+def test_json_keeps_as_many_digits_as_asked(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", 1 / 3, digits=2)
+    assert json.loads((tmp_path / "x.json").read_bytes()) == 0.33
+
+
+def test_csv_has_a_header_and_plain_line_ends(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", pd.DataFrame({"class": ["NA", 'a"b', "é,"], "n": [1, 2, 3]}, index=[7, 8, 9]))
+    assert (tmp_path / "x.csv").read_bytes().decode() == 'class,n\nNA,1\n"a""b",2\n"é,",3\n'
+
+
+def test_a_new_folder_takes_its_place(tmp_path: Path) -> None:
+    with replace_directory(tmp_path / "deep" / "out") as staging:
+        (staging / "a").write_text("1")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert (tmp_path / "deep" / "out" / "a").read_text() == "1"
+    assert list_names(tmp_path / "deep") == ["out"]
+
+
+def test_a_new_folder_replaces_the_whole_old_one(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("0")
+    with replace_directory(tmp_path / "out") as staging:
+        (staging / "new").write_text("1")
+        assert list_names(tmp_path / "out") == ["old"]
+    assert list_names(tmp_path / "out") == ["new"]
+    assert list_names(tmp_path) == ["out"]
+
+
+def test_a_failure_keeps_the_old_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("0")
+    with pytest.raises(FileNotFoundError), replace_directory(tmp_path / "out") as staging:
+        (staging / "new").write_bytes((tmp_path / "absent").read_bytes())
+    assert list_names(tmp_path / "out") == ["old"]
+    assert list_names(tmp_path) == ["out"]
+
+
+def test_an_interrupt_leaves_no_new_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), replace_directory(tmp_path / "out"):
+        raise KeyboardInterrupt
+    assert list_names(tmp_path) == []
+
+
+def test_names_the_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(EnvironmentFault, match=r"file/out: cannot be written: File exists\."),
+        replace_directory(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
+def test_a_file_in_the_place_of_a_folder_stays_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(EnvironmentFault, match="out: cannot be written"), replace_directory(tmp_path / "out"):
+        pass
+    assert list_names(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_text() == "a file"

@@ -1,0 +1,265 @@
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.files import write_csv
+from imagepipe.core.manifest import (
+    COLUMNS,
+    DatasetInfo,
+    ImageInfo,
+    check_labels,
+    hash_pixels,
+    order_classes,
+    read_dataset_info,
+    read_manifest,
+    read_text_table,
+    write_manifests,
+)
+
+HEADER = "path,label,class,split,group,pixel_sha256,width,height,mode,source\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[bytes | str], Path]:
+    def write_file(content: bytes | str) -> Path:
+        path = tmp_path / "table.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+def make_info(classes: list[str]) -> DatasetInfo:
+    return DatasetInfo(
+        format=1,
+        classes=classes,
+        image=ImageInfo(mode="L", width=2, height=1),
+        mean=[1 / 3],
+        std=[0.25],
+        counts={"train": {name: 1 for name in classes}},
+        source={"name": "made"},
+        split={"seed": 1},
+    )
+
+
+def make_row(path: str, split: str, label: int = 0, name: str = "NA") -> dict[str, object]:
+    return dict(zip(COLUMNS, [path, label, name, split, "", "ab", 2, 1, "L", "made"], strict=True))
+
+
+def refuse(read: Callable[[Path], object], path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (["10", "9", "-1", "9"], ["-1", "9", "10"]),
+        (["7", "007", "8"], ["007", "7", "8"]),
+        (["10", "9", "a"], ["10", "9", "a"]),
+        (["b", "a", "B", "é", "NA"], ["B", "NA", "a", "b", "é"]),
+        (["1.5", "1"], ["1", "1.5"]),
+        ([], []),
+    ],
+)
+def test_orders_classes(names: list[str], ordered: list[str]) -> None:
+    assert order_classes(names) == ordered
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=5)))
+def test_the_order_of_classes_does_not_depend_on_that_of_the_rows(names: list[str]) -> None:
+    assert order_classes(names) == order_classes(reversed(names))
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_knows_the_channels_of_a_mode(mode: str, channels: int) -> None:
+    assert ImageInfo(mode=mode, width=1, height=1).channels == channels
+
+
+def test_hashes_mode_size_and_pixels_row_by_row() -> None:
+    pixels = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    assert hash_pixels("L", pixels) == hashlib.sha256(b"L 3x2\n\1\2\3\4\5\6").hexdigest()
+
+
+def test_hashes_pixels_and_not_their_place_in_memory() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert hash_pixels("RGB", np.asfortranarray(pixels)) == hash_pixels("RGB", pixels)
+
+
+def test_the_same_bytes_of_another_size_have_another_hash() -> None:
+    pixels = np.arange(6, dtype=np.uint8)
+    assert hash_pixels("L", pixels.reshape(2, 3)) != hash_pixels("L", pixels.reshape(3, 2))
+
+
+def test_writes_one_sorted_csv_for_each_split(tmp_path: Path) -> None:
+    rows = [make_row("b.png", "train"), make_row("c.png", "val"), make_row("a.png", "train", 1, "007")]
+    write_manifests(tmp_path, pd.DataFrame(rows), make_info(["NA", "007"]))
+    train = HEADER + "a.png,1,007,train,,ab,2,1,L,made\nb.png,0,NA,train,,ab,2,1,L,made\n"
+    assert (tmp_path / "train.csv").read_bytes().decode() == train
+    assert (tmp_path / "val.csv").read_bytes().decode() == HEADER + "c.png,0,NA,val,,ab,2,1,L,made\n"
+    assert (tmp_path / "test.csv").read_bytes().decode() == HEADER
+
+
+def test_reads_back_what_it_wrote(tmp_path: Path) -> None:
+    table = pd.DataFrame([make_row("a.png", "train"), make_row("b.png", "train", 1, "1e5")])
+    write_manifests(tmp_path, table, make_info(["NA", "1e5"]))
+    pd.testing.assert_frame_equal(read_manifest(tmp_path / "train.csv"), table, check_dtype=False)
+    assert read_dataset_info(tmp_path / "dataset.json") == make_info(["NA", "1e5"]).model_copy(
+        update={"mean": [0.33333333]}
+    )
+
+
+def test_numbers_are_whole_and_all_else_is_text(write: Callable[[str], Path]) -> None:
+    table = read_manifest(write(HEADER + "1.png,3,4,5,6,7,8,9,1,2\n"))
+    assert table.to_dict("records") == [
+        dict(zip(COLUMNS, ["1.png", 3, "4", "5", "6", "7", 8, 9, "1", "2"], strict=True))
+    ]
+    assert [table[name].dtype for name in ("label", "width", "height")] == ["int64"] * 3
+
+
+def test_names_the_columns_that_a_manifest_lacks(write: Callable[[str], Path]) -> None:
+    path = write("path,label,class,split,group,pixel_sha256,width,source\n")
+    expected = f"{path}: the columns height, mode are missing; write it anew with the split stage."
+    assert refuse(read_manifest, path) == expected
+
+
+@pytest.mark.parametrize("label", ["-1", "1.0", "", "x", "1e3", " 1", "99999999999999999999"])
+def test_names_the_row_of_a_label_that_is_no_number(write: Callable[[str], Path], label: str) -> None:
+    path = write(HEADER + f"a.png,0,a,train,,x,1,1,L,s\nb.png,{label},b,train,,x,1,1,L,s\n")
+    message = refuse(read_manifest, path)
+    assert message.startswith(f"{path}: expected whole numbers from 0")
+    assert f"(1):\n  row 3: label is {label!r}" in message
+
+
+@pytest.mark.parametrize(("column", "values"), [("width", "x,1"), ("height", "1,x")])
+def test_names_the_row_of_a_size_that_is_no_number(write: Callable[[str], Path], column: str, values: str) -> None:
+    message = refuse(read_manifest, write(HEADER + f"a.png,0,a,train,,x,{values},L,s\n"))
+    assert f"row 2: {column} is 'x'" in message
+
+
+def test_any_cell_is_text(write: Callable[[str], Path]) -> None:
+    table = read_text_table(write("file,label\nNA,007\nnull,1e5\nNone,\nno,nan\n"))
+    assert table["file"].tolist() == ["NA", "null", "None", "no"]
+    assert table["label"].tolist() == ["007", "1e5", "", "nan"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(write: Callable[[bytes], Path]) -> None:
+    assert list(read_text_table(write(b"\xef\xbb\xbffile,label\na,b\n")).columns) == ["file", "label"]
+
+
+@pytest.mark.parametrize("name", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", " a ", "#a", "=cmd()", "NA", "é", "'"])
+def test_any_class_name_survives_the_file(tmp_path: Path, name: str) -> None:
+    write_csv(tmp_path / "x.csv", pd.DataFrame({"path": ["1", "2"], "class": [name, "plain"]}))
+    assert read_text_table(tmp_path / "x.csv")["class"].tolist() == [name, "plain"]
+
+
+def test_says_where_an_absent_table_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    expected = f"{path}: cannot be read: No such file or directory. Run the stage that writes it first."
+    assert refuse(read_text_table, path) == expected
+
+
+def test_refuses_a_folder(tmp_path: Path) -> None:
+    assert refuse(read_text_table, tmp_path).startswith(f"{tmp_path}: cannot be read: Is a directory.")
+
+
+def test_refuses_an_empty_table(write: Callable[[str], Path]) -> None:
+    path = write("")
+    assert refuse(read_text_table, path) == f"{path}: not a CSV with a header: No columns to parse from file."
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("a,b\n1,2\n1,2,3\n", "Expected 2 fields in line 3, saw 3"),
+        ('a,b\n"1,2\n', "EOF inside string starting at row 1"),
+    ],
+)
+def test_names_the_line_of_a_ragged_row_or_an_open_quote(
+    write: Callable[[str], Path], content: str, problem: str
+) -> None:
+    path = write(content)
+    message = refuse(read_text_table, path)
+    assert message.startswith(f"{path}: not a CSV with a header: ")
+    assert problem in message
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n1\n", "a,b\n1,2,3\n4,5,6\n"], ids=["short row", "long rows"])
+def test_refuses_rows_of_another_length_than_the_header(write: Callable[[str], Path], content: str) -> None:
+    path = write(content)
+    assert refuse(read_text_table, path).startswith(f"{path}: ")
+
+
+def test_refuses_two_columns_of_one_name(write: Callable[[str], Path]) -> None:
+    assert "label" in refuse(read_text_table, write("file,label,label\na,1,2\n"))
+
+
+@pytest.mark.parametrize("before", [4, 700_000], ids=["small", "large"])
+def test_names_the_byte_that_is_not_utf8(write: Callable[[bytes], Path], before: int) -> None:
+    path = write(b"a,b\n" + b"x,y\n" * (before // 4) + "é,z\n".encode("latin-1"))
+    assert refuse(read_text_table, path) == f"{path}: byte {before + 4} is not UTF-8; save the file as UTF-8."
+
+
+def test_refuses_utf16(write: Callable[[bytes], Path]) -> None:
+    assert "byte 0 is not UTF-8" in refuse(read_text_table, write("a,b\n1,2\n".encode("utf-16")))
+
+
+def test_says_which_stage_writes_the_description(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    assert refuse(read_dataset_info, path) == (
+        f"{path}: cannot be read: No such file or directory. Run the split stage first."
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"format":1', '"format":2', "format: Input should be 1"),
+        ('"classes":["a"]', '"classes":[]', "classes: List should have at least 1 item"),
+        ('"width":2', '"width":"x"', "image.width: Input should be a valid integer"),
+        ('"std":[0.25]', '"sd":[0.25]', "std: Field required"),
+        ('"format":1', '"format":1,"more":1', "more: Extra inputs are not permitted"),
+    ],
+)
+def test_names_what_is_wrong_in_the_description(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    path = tmp_path / "dataset.json"
+    text = make_info(["a"]).model_dump_json()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    message = refuse(read_dataset_info, path)
+    assert message.startswith(f"{path}: {problem}")
+    assert message.endswith("(this version reads format 1); run the split stage again.")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(b"", "Invalid JSON"), (b'{"format', "Invalid JSON"), (b"[]", "Input")]
+)
+def test_refuses_a_damaged_description(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_bytes(content)
+    assert refuse(read_dataset_info, path).startswith(f"{path}: {problem}")
+
+
+def test_accepts_labels_that_agree_with_the_class_names() -> None:
+    check_labels(Path("train.csv"), pd.DataFrame({"label": [1, 0], "class": ["b", "a"]}), make_info(["a", "b"]))
+
+
+def test_names_the_rows_whose_label_and_class_disagree() -> None:
+    table = pd.DataFrame({"label": [0, 0, 2], "class": ["a", "b", "b"]})
+    with pytest.raises(InputError) as caught:
+        check_labels(Path("train.csv"), table, make_info(["a", "b"]))
+    assert str(caught.value) == (
+        "train.csv: label and class disagree with dataset.json (2):\n"
+        "  row 3: label 0 with class 'b'\n"
+        "  row 4: label 2 with class 'b'\n"
+        "Run the split stage again."
+    )

@@ -1,0 +1,28 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from imagepipe.models.runtime import fix_arithmetic
+
+
+@pytest.fixture(autouse=True)
+def restore_arithmetic() -> Iterator[None]:
+    """Leave torch's global state as it was."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_arithmetic_uses_the_threads_that_are_asked_for(threads: int) -> None:
+    fix_arithmetic(threads)
+    assert torch.get_num_threads() == threads
+
+
+def test_an_operation_without_a_deterministic_form_is_refused() -> None:
+    torch.use_deterministic_algorithms(False)
+    fix_arithmetic(1)
+    with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+        torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))

@@ -1,0 +1,171 @@
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Imagepipe = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def imagepipe(run_in: Imagepipe, tmp_path: Path) -> Imagepipe:
+    """`imagepipe("show", …)`: the command in an empty folder, without colours and 200 characters wide."""
+    plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    return lambda *arguments: run_in(tmp_path, "imagepipe", *arguments, **plain)
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """A table of four 2×3 images, grey but for the last, none of which imagepipe wrote."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        grey = np.full((2, 3), 10 * number, np.uint8)
+        grey[0, 0] = 200
+        Image.fromarray(grey).save(tmp_path / "pictures" / f"{number}.png")
+    Image.fromarray(np.full((2, 3, 3), 7, np.uint8)).save(tmp_path / "pictures" / "3.png")
+    (tmp_path / "animals.csv").write_text("Class Label,File Name\ndog,0.png\ncat,1.png\nNA,2.png\ncat,3.png\n")
+    return tmp_path
+
+
+def list_rows(output: str) -> list[list[str]]:
+    return [line.split() for line in output.splitlines() if line.lstrip()[:1].isdigit()]
+
+
+def test_says_what_it_can_do(imagepipe: Imagepipe) -> None:
+    shown = imagepipe("--help")
+    assert shown.returncode == 0
+    for command in ("use", "show", "summary"):
+        assert f" {command} " in shown.stdout
+
+
+def test_without_a_command_shows_help(imagepipe: Imagepipe) -> None:
+    shown = imagepipe()
+    assert "Usage: imagepipe" in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["use"], "Missing argument 'recipe'"),
+        (["show", "--count", "0"], "'--count' / '-n': Input should be greater than or equal to 1"),
+        (["show", "--count", "401"], "'--count' / '-n': Input should be less than or equal to 400"),
+        (["show", "--first", "-1"], "'--first': Input should be greater than or equal to 0"),
+    ],
+    ids=str,
+)
+def test_a_wrong_command_line_is_refused(imagepipe: Imagepipe, arguments: list[str], named: str) -> None:
+    done = imagepipe(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert named in done.stderr
+
+
+def test_use_writes_params(imagepipe: Imagepipe, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "recipes", tmp_path / "recipes")
+    first, second = (imagepipe("use", "recipes/mnist.yaml") for _ in range(2))
+    assert (first.returncode, first.stdout) == (0, "params.yaml now holds recipes/base.yaml with recipes/mnist.yaml\n")
+    assert second.stdout == "params.yaml already held recipes/base.yaml with recipes/mnist.yaml\n"
+    assert "  name: MNIST\n" in (tmp_path / "params.yaml").read_text("utf-8")
+
+
+def test_use_keeps_edits_unless_forced(imagepipe: Imagepipe, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "recipes", tmp_path / "recipes")
+    (tmp_path / "params.yaml").write_text("mine: 1\n")
+    refused = imagepipe("use", "recipes/digits.yaml")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: params.yaml: holds edits that are not committed;")
+    assert (tmp_path / "params.yaml").read_text() == "mine: 1\n"
+    assert imagepipe("use", "recipes/digits.yaml", "--force").returncode == 0
+    assert (tmp_path / "params.yaml").read_bytes() == (root / "recipes" / "base.yaml").read_bytes()
+
+
+def test_use_names_an_absent_recipe(imagepipe: Imagepipe) -> None:
+    done = imagepipe("use", "recipes/absent.yaml")
+    expected = (
+        "error: recipes/absent.yaml: cannot be read: No such file or directory. Run from the project's root folder."
+    )
+    assert (done.returncode, done.stderr) == (2, expected + "\n")
+
+
+@pytest.mark.slow
+def test_show_prints_and_draws_samples(imagepipe: Imagepipe, animals: Path) -> None:
+    shown = imagepipe("show", "animals.csv", "pictures", "--out", "seen/grid.png")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "animals.csv: 4 samples, 3 classes: NA, cat, dog"
+    assert lines[1].split() == ["index", "shape", "dtype", "range", "label", "class"]
+    assert list_rows(shown.stdout) == [
+        ["0", "(1,", "2,", "3)", "torch.uint8", "0–200", "2", "dog"],
+        ["1", "(1,", "2,", "3)", "torch.uint8", "10–200", "1", "cat"],
+        ["2", "(1,", "2,", "3)", "torch.uint8", "20–200", "0", "NA"],
+        ["3", "(3,", "2,", "3)", "torch.uint8", "7–7", "1", "cat"],
+    ]
+    assert lines[-1] == "drawn: seen/grid.png"
+    with Image.open(animals / "seen" / "grid.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert np.ptp(np.asarray(picture.convert("L"))) > 100
+
+
+@pytest.mark.slow
+def test_show_starts_and_ends_where_asked(imagepipe: Imagepipe, animals: Path) -> None:
+    shown = imagepipe("show", "animals.csv", "pictures", "--first", "1", "-n", "2")
+    assert [row[0] for row in list_rows(shown.stdout)] == ["1", "2"]
+    assert (animals / "show.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["animals.csv", "pictures", "--first", "4"], "--first: 4, but animals.csv has 4 samples, 0 to 3."),
+        (["animals.csv", "elsewhere"], "elsewhere/0.png: no such image; is the image folder the right one?"),
+        (
+            [],
+            "data/manifests/train.csv: cannot be read: No such file or directory. Run the stage that writes it first.",
+        ),
+    ],
+    ids=["beyond the end", "absent images", "absent table"],
+)
+def test_show_names_what_is_wrong(imagepipe: Imagepipe, animals: Path, arguments: list[str], message: str) -> None:
+    done = imagepipe("show", *arguments)
+    assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
+    assert not (animals / "show.png").exists()
+
+
+@pytest.fixture
+def result(root: Path, tmp_path: Path) -> Path:
+    """What a run leaves behind, as far as the summary reads it."""
+    shutil.copyfile(root / "recipes" / "base.yaml", tmp_path / "params.yaml")
+    (tmp_path / "reports" / "evaluate").mkdir(parents=True)
+    test = {"accuracy": 0.98765, "accuracy_low": 0.97, "accuracy_high": 0.99501, "images": 1234}
+    (tmp_path / "reports" / "evaluate" / "metrics.json").write_text(json.dumps({"test": test}))
+    (tmp_path / "reports" / "report.html").write_text("<html>")
+    return tmp_path
+
+
+def test_summary_prints_the_result(imagepipe: Imagepipe, result: Path) -> None:
+    done = imagepipe("summary")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "test accuracy 98.77 % (95 % interval 97.00 to 99.50 %, 1,234 images)\nreport: reports/report.html\n"
+    )
+
+
+@pytest.mark.parametrize("absent", ["reports/evaluate/metrics.json", "reports/report.html"])
+def test_summary_names_what_is_not_there(imagepipe: Imagepipe, result: Path, absent: str) -> None:
+    (result / absent).unlink()
+    done = imagepipe("summary")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {absent}: not there; run `make repro` first.\n"
+
+
+def test_summary_needs_params(imagepipe: Imagepipe, result: Path) -> None:
+    (result / "params.yaml").unlink()
+    done = imagepipe("summary")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: params.yaml: cannot be read: No such file or directory.")

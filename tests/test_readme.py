@@ -1,0 +1,56 @@
+"""The README says what is so: its code runs, its output is what is printed."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def find_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("pipeline")
+def test_the_notebook_example_runs_as_it_stands(project: Path, run_in: Run) -> None:
+    (code,) = find_blocks("python")
+    check = "\nprint(tuple(images.shape), images.dtype, tuple(labels.shape), labels.dtype)"
+    done = run_in(project, sys.executable, "-c", code + check)
+    assert done.stdout.strip() == "(64, 1, 8, 8) torch.uint8 (64,) torch.int64", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("pipeline")
+def test_commands_of_imagepipe_print_what_the_readme_shows(project: Path, run_in: Run) -> None:
+    shown = [block for block in find_blocks("console") if block.startswith("$ imagepipe")]
+    assert shown
+    for block in shown:
+        command, _, output = block.removeprefix("$ ").partition("\n")
+        assert run_in(project, *command.split()).stdout == output
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^\$ |`)make ([a-z-]+)", README, re.MULTILINE))
+    assert {"repro", "test", "bench"} <= named <= targets
+
+
+def test_every_recipe_and_every_known_set_is_named() -> None:
+    from imagepipe.sources.torchvision_sets import SETS
+
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {"base"}
+    assert all(f"`{recipe}`" in README for recipe in recipes)
+    assert all(name in README for name in SETS)
+
+
+def test_the_rerun_table_has_every_section() -> None:
+    sections = re.findall(r"^\| `([a-z]+)` \|", README, re.MULTILINE)
+    assert sections[-6:] == ["fetch", "split", "balance", "train", "evaluate", "run"]

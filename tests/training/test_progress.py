@@ -1,0 +1,46 @@
+import re
+
+import pytest
+
+from imagepipe.training.progress import Progress
+
+ROW = {
+    "epoch": 2,
+    "updates": 6,
+    "train_loss": 0.12345,
+    "train_accuracy": 0.9,
+    "val_loss": 1.5,
+    "val_accuracy": 0.62501,
+}
+
+
+def test_an_epoch_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(epochs=12, images_per_epoch=10) as progress:
+        progress.advance(4, 0.5)
+        progress.finish_epoch(ROW)
+    out = capsys.readouterr().out
+    line = r"train: epoch 2/12  train loss 0\.1235  val loss 1\.5000  val accuracy 62\.50 %  "
+    assert re.fullmatch(line + r"\([\d,]+ images/s, \d+\.\d s\)\n", out)
+
+
+def test_updates_print_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(epochs=1, images_per_epoch=10) as progress:
+        progress.advance(4, 0.5)
+    assert capsys.readouterr().out == ""
+
+
+def test_images_are_counted_through_all_epochs() -> None:
+    with Progress(epochs=2, images_per_epoch=10) as progress:
+        for images in (4, 4, 2, 4):
+            progress.advance(images, 0.5)
+    (task,) = progress.bar.tasks
+    assert progress.images == 14
+    assert (task.completed, task.total) == (14, 20)
+    assert task.description == "loss 0.5000"
+
+
+def test_the_bar_stops_where_training_fails() -> None:
+    progress = Progress(epochs=1, images_per_epoch=1)
+    with pytest.raises(KeyboardInterrupt), progress:
+        raise KeyboardInterrupt
+    assert not progress.bar.live.is_started

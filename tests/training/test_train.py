@@ -1,0 +1,266 @@
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.files import hash_bytes, hash_file
+from imagepipe.data.batches import LoaderOptions, make_eval_loader
+from imagepipe.data.dataset import ManifestDataset
+from imagepipe.models.classifier import load_classifier
+from imagepipe.training import train
+from imagepipe.training.loop import Fit, measure
+from imagepipe.training.train import Trained, sample_positions, train_model
+from tests.made import make_dataset
+from tests.training.test_params import make_params
+
+SIZES = {"train": 12, "val": 6, "test": 5}
+CNN = {"base": 2, "stem": "pool", "dropout": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def use_one_thread() -> Iterator[None]:
+    """Models this small lose time on more, most of all beside other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A folder with manifests, and their images below `images`."""
+    make_dataset(tmp_path, SIZES)
+    return tmp_path
+
+
+def run(made: Path, name: str = "run", workers: int = 0, **changes: Any) -> Trained:
+    """Train on `made`; the model file and the reports go to `made/<name>`."""
+    out = made / name
+    return train_model(
+        made, made / "images", make_params(**changes), workers, 1, out / "model.safetensors", out / "reports"
+    )
+
+
+def read_outputs(made: Path, name: str = "run") -> dict[str, bytes]:
+    """Every file that a run wrote."""
+    return {path.name: path.read_bytes() for path in (made / name).rglob("*") if path.is_file()}
+
+
+def edit_manifest(made: Path, split: str, **columns: Any) -> None:
+    """Overwrite whole columns of a manifest."""
+    table = pd.read_csv(made / f"{split}.csv", dtype=str, keep_default_na=False)
+    table.assign(**columns).to_csv(made / f"{split}.csv", index=False)
+
+
+def test_a_run_writes_the_model_two_tables_and_metrics(made: Path) -> None:
+    run(made, epochs=3)
+    outputs = read_outputs(made)
+    assert set(outputs) == {"model.safetensors", "history.csv", "steps.csv", "metrics.json"}
+    history = pd.read_csv(made / "run" / "reports" / "history.csv")
+    steps = pd.read_csv(made / "run" / "reports" / "steps.csv")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["updates"].tolist() == [3, 6, 9]
+    assert steps["update"].tolist() == list(range(1, 10))
+    assert b"\r" not in outputs["history.csv"] + outputs["steps.csv"]
+
+
+def test_metrics_are_those_of_the_best_epoch_on_all_of_train_and_val(made: Path) -> None:
+    run(made, epochs=4, train_measured=2)
+    metrics = json.loads(read_outputs(made)["metrics.json"])
+    history = pd.read_csv(made / "run" / "reports" / "history.csv").set_index("epoch")
+    best = history.loc[metrics["best_epoch"]]
+    assert best["val_accuracy"] == history["val_accuracy"].max()
+    model = load_classifier(made / "run" / "model.safetensors")
+    for split in ("train", "val"):
+        dataset = ManifestDataset(made / f"{split}.csv", made / "images")
+        score = measure(model, make_eval_loader(dataset, 3, LoaderOptions()))
+        assert metrics[split] == pytest.approx({"loss": score.loss, "accuracy": score.accuracy}, abs=1e-6)
+    assert best["val_loss"] == pytest.approx(metrics["val"]["loss"], abs=1e-6)
+    assert (metrics["epochs"], metrics["updates"]) == (4, 12)
+    assert metrics["weights"] == 64 * 3 + 3
+
+
+def test_what_a_run_returns_is_what_it_wrote(made: Path) -> None:
+    trained = run(made)
+    metrics = json.loads(read_outputs(made)["metrics.json"])
+    assert trained.best["epoch"] == metrics["best_epoch"]
+    assert metrics["train"]["loss"] == pytest.approx(trained.train.loss, abs=1e-6)
+    assert metrics["val"]["accuracy"] == pytest.approx(trained.val.accuracy, abs=1e-6)
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    loaded = load_classifier(made / "run" / "model.safetensors")
+    assert torch.equal(loaded(images), trained.model.eval()(images))
+
+
+def test_the_model_says_what_it_was_made_from(made: Path) -> None:
+    run(made, model="mlp", normalize="dataset")
+    info = load_classifier(made / "run" / "model.safetensors").info
+    assert (info.model, info.choices, info.normalize) == ("mlp", {"hidden": 5}, "dataset")
+    assert info.classes == ["cat", "dog", "NA"]
+    assert (info.image.mode, info.image.width, info.image.height) == ("L", 8, 8)
+    assert (info.mean, info.std) == ([0.5], [0.25])
+    assert info.manifests == {split: hash_file(made / f"{split}.csv") for split in ("train", "val", "test")}
+
+
+def test_the_same_params_give_the_same_bytes_and_another_seed_others(made: Path) -> None:
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        run(made, name, model="cnn", cnn=CNN, seed=seed)
+    first = read_outputs(made, "first")
+    assert read_outputs(made, "again") == first
+    other = read_outputs(made, "other")
+    assert other["model.safetensors"] != first["model.safetensors"]
+    assert other["steps.csv"] != first["steps.csv"]
+
+
+def test_workers_change_no_byte(made: Path) -> None:
+    run(made, "alone", model="cnn", cnn=CNN)
+    run(made, "helped", workers=2, model="cnn", cnn=CNN)
+    assert read_outputs(made, "helped") == read_outputs(made, "alone")
+
+
+def test_the_test_split_is_hashed_and_never_read(made: Path) -> None:
+    """Its images are gone and its manifest is no table, which nobody notices."""
+    for path in pd.read_csv(made / "test.csv")["path"]:
+        (made / "images" / path).unlink()
+    (made / "test.csv").write_bytes(b"\xff\x00 not a table")
+    run(made)
+    info = load_classifier(made / "run" / "model.safetensors").info
+    assert info.manifests["test"] == hash_bytes(b"\xff\x00 not a table")
+
+
+def test_the_tables_are_there_after_the_first_epoch(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[tuple[int, int]] = []
+    write_tables = train.write_tables
+
+    def write_and_count(result: Fit, reports_dir: Path) -> None:
+        write_tables(result, reports_dir)
+        rows.append((len(pd.read_csv(reports_dir / "history.csv")), len(pd.read_csv(reports_dir / "steps.csv"))))
+        assert not (made / "run" / "model.safetensors").exists()
+
+    monkeypatch.setattr(train, "write_tables", write_and_count)
+    run(made, epochs=3)
+    assert rows == [(1, 3), (2, 6), (3, 9)]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split_is_refused_before_training(made: Path, split: str) -> None:
+    header = (made / f"{split}.csv").read_text("utf-8").splitlines()[0]
+    (made / f"{split}.csv").write_text(header + "\n", "utf-8")
+    message = rf"{split}\.csv: the {split} split is empty; raise split\.fractions\.{split} in params\.yaml"
+    with pytest.raises(InputError, match=message):
+        run(made)
+    assert not (made / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_label_out_of_range_is_refused_before_training(made: Path, split: str) -> None:
+    edit_manifest(made, split, label="3")
+    message = rf"{split}\.csv: label and class disagree with dataset\.json \({SIZES[split]}\):\n  row 2: label 3 with "
+    with pytest.raises(InputError, match=message):
+        run(made)
+    assert not (made / "run").exists()
+
+
+def test_a_class_under_another_number_is_refused_before_training(made: Path) -> None:
+    edit_manifest(made, "val", label="0", **{"class": "dog"})
+    with pytest.raises(InputError, match=r"val\.csv: .*\n  row 2: label 0 with class 'dog'"):
+        run(made)
+
+
+def test_a_diverging_run_writes_no_model(made: Path) -> None:
+    message = r"the loss became (nan|inf) in epoch 1, batch \d, at a learning rate of 1e\+38; no model was written"
+    with pytest.raises(InputError, match=message):
+        run(made, lr=1e38)
+    assert not (made / "run" / "model.safetensors").exists()
+
+
+def test_a_run_that_diverges_in_its_last_update_writes_no_model(made: Path) -> None:
+    with pytest.raises(InputError, match=r"the loss became (nan|inf) in epoch 1"):
+        run(made, lr=1e38, epochs=1, batch_size=12)
+    assert not (made / "run" / "model.safetensors").exists()
+
+
+def test_a_last_batch_of_one_that_batch_norm_cannot_take_is_refused_before_training(made: Path) -> None:
+    """Halved three times, an image of 8×8 leaves one number a channel, and one image has no variance."""
+    with pytest.raises(InputError, match=r"train\.batch_size"):
+        run(made, model="cnn", cnn=CNN, batch_size=11)
+    assert not (made / "run" / "model.safetensors").exists()
+
+
+def test_dropping_the_last_batch_of_one_makes_that_run_work(made: Path) -> None:
+    run(made, model="cnn", cnn=CNN, batch_size=11, drop_last=True)
+    assert (made / "run" / "model.safetensors").is_file()
+
+
+def test_an_unknown_model_gets_the_names(made: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.model: unknown model `cn`; did you mean `cnn`\?"):
+        run(made, model="cn")
+    assert not (made / "run").exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused_where_drop_last_leaves_none(made: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.batch_size: 13 is more than the 12 train images"):
+        run(made, batch_size=13, drop_last=True)
+
+
+def test_a_missing_image_is_named_and_nothing_is_written(made: Path) -> None:
+    (made / "images" / "00003.png").unlink()
+    with pytest.raises(InputError, match=r"00003\.png: no such image"):
+        run(made)
+    assert not (made / "run").exists()
+
+
+def test_images_of_another_size_than_the_datasets_are_refused(made: Path) -> None:
+    for path in (made / "images").iterdir():
+        Image.new("L", (9, 8)).save(path)
+    with pytest.raises(InputError, match=r"images of shape \(1, 8, 9\) \(C, H, W\); the model expects \(1, 8, 8\)"):
+        run(made)
+    assert not (made / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "train.csv", "val.csv", "test.csv"])
+def test_a_missing_manifest_is_named(made: Path, name: str) -> None:
+    (made / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}: cannot be read"):
+        run(made)
+
+
+def test_a_failed_run_leaves_the_former_model_alone(made: Path) -> None:
+    run(made)
+    before = read_outputs(made)["model.safetensors"]
+    shutil.rmtree(made / "images")
+    with pytest.raises(InputError):
+        run(made)
+    assert read_outputs(made)["model.safetensors"] == before
+
+
+@pytest.mark.parametrize("measured", [0, 10, 11])
+def test_all_train_images_are_measured_where_none_are_drawn(measured: int) -> None:
+    assert sample_positions(10, make_params(train_measured=measured)) == list(range(10))
+
+
+def test_measured_train_images_are_drawn_once_by_the_seed() -> None:
+    first = sample_positions(100, make_params(train_measured=7, seed=1))
+    assert first == sorted(set(first))
+    assert len(first) == 7
+    assert set(first) <= set(range(100))
+    assert sample_positions(100, make_params(train_measured=7, seed=1)) == first
+    assert sample_positions(100, make_params(train_measured=7, seed=2)) != first
+
+
+def test_history_measures_the_drawn_train_images_only(made: Path) -> None:
+    run(made, epochs=1, train_measured=5)
+    positions = sample_positions(12, make_params(train_measured=5))
+    dataset = ManifestDataset(made / "train.csv", made / "images")
+    score = measure(
+        load_classifier(made / "run" / "model.safetensors"), make_eval_loader(dataset, 3, LoaderOptions(), positions)
+    )
+    history = pd.read_csv(made / "run" / "reports" / "history.csv")
+    assert history["train_accuracy"].tolist() == [pytest.approx(score.accuracy, abs=1e-6)]
+    assert history["train_loss"].tolist() == [pytest.approx(score.loss, abs=1e-6)]
