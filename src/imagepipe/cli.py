@@ -74,7 +74,11 @@ def summary() -> None:
     if not metrics.is_file() or not page.is_file():
         raise InputError(f"{metrics if not metrics.is_file() else page}: not there; run `make repro` first.")
     confidence = load_section("evaluate", EvaluateParams).confidence
-    print(describe_accuracy(json.loads(metrics.read_bytes())["test"], confidence))
+    try:
+        found = json.loads(metrics.read_bytes())["test"]
+        print(describe_accuracy(found, confidence))
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{metrics}: damaged ({error}); run `make repro` again.") from error
     print(f"report: {page}")
 
 

@@ -43,7 +43,7 @@ def use_recipe(recipe: Path, force: bool = False) -> bool:
     (unless `force`); nothing is written then.
     """
     written = merge_recipe(recipe)
-    present = PARAMS_FILE.read_text("utf-8") if PARAMS_FILE.is_file() else ""
+    present = read_present(force)
     wanted = keep_run_section(written, present)
     if wanted == present:
         return False
@@ -54,14 +54,28 @@ def use_recipe(recipe: Path, force: bool = False) -> bool:
         )
     values, tree = parse_yaml(wanted.encode("utf-8"), PARAMS_FILE)
     for name, model in SECTIONS.items():
-        check_section(name, model, values, tree, PARAMS_FILE)
+        check_section(name, model, values, tree, Path(f"{BASE} with {recipe}"))
     write_text(PARAMS_FILE, wanted)
     return True
+
+
+def read_present(force: bool) -> str:
+    """The text of `params.yaml`, '' where there is none; what cannot be read is an InputError, or '' with `force`."""
+    if not PARAMS_FILE.is_file():
+        return ""
+    try:
+        read_yaml(PARAMS_FILE)
+    except InputError:
+        if force:
+            return ""
+        raise
+    return PARAMS_FILE.read_text("utf-8")
 
 
 def merge_recipe(recipe: Path) -> str:
     """The text of base plus recipe; raises InputError where the recipe has a key that the base lacks."""
     changes, _ = read_yaml(recipe)
+    read_yaml(BASE)
     yaml = make_yaml()
     base = cast("MutableMapping[str, Any]", yaml.load(BASE.read_text("utf-8")))
     unknown = list(find_unknown(base, changes, ""))

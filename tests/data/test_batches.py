@@ -236,7 +236,7 @@ def test_spawned_workers_change_no_batch(tmp_path: Path, workers: int, transform
 
 
 COUNT_HANDLES = """
-import hashlib, json, os, resource, sys
+import hashlib, json, os, resource, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 from imagepipe.data.batches import make_loaders
 from imagepipe.data.dataset import ManifestDataset
@@ -250,7 +250,12 @@ for workers in (0, 1, 2):
         for images, labels in train:
             digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
     del images, labels  # a batch that came from a worker lies in shared memory and holds its handles
-    found.append([before, len(os.listdir("/proc/self/fd")), digest.hexdigest()])
+    for _ in range(500):  # the threads of the workers' queues close their pipes a little later
+        after = len(os.listdir("/proc/self/fd"))
+        if after == before:
+            break
+        time.sleep(0.01)
+    found.append([before, after, digest.hexdigest()])
 print(json.dumps(found))
 """
 

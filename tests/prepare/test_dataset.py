@@ -33,6 +33,7 @@ def make_source(classes: Sequence[str]) -> SourceInfo:
 
 def make_params(train: float = 0.5, val: float = 0.25, test: float = 0.25, seed: int = 1) -> SplitParams:
     return SplitParams(
+        first=0,
         strategy="stratified",
         fractions=Fractions(train=train, val=val, test=test),
         seed=seed,
@@ -150,6 +151,7 @@ def test_the_description_repeats_source_and_params(tmp_path: Path, make_records:
     assert info["source"]["citation"] == "nobody"
     assert info["source"]["options"] == {"kind": "small"}
     assert info["split"] == {
+        "first": 0,
         "strategy": "stratified",
         "fractions": {"train": 0.5, "val": 0.25, "test": 0.25},
         "seed": 1,

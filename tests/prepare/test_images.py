@@ -32,7 +32,7 @@ def test_pixels_come_back_as_they_went_in(
     make_image: Callable[..., NDArray[np.uint8]], channels: int, mode: str
 ) -> None:
     pixels = make_image(77, 6, 5, channels)
-    assert name_mode(pixels) == mode
+    assert name_mode(pixels, "here") == mode
     found_mode, found = decode(encode_png(pixels))
     assert found_mode == mode
     assert np.array_equal(found, pixels)
@@ -76,8 +76,8 @@ def test_pixels_that_cannot_be_written_to_are_encoded() -> None:
     ],
 )
 def test_other_arrays_are_refused(pixels: NDArray[np.uint8], shown: str) -> None:
-    with pytest.raises(InputError, match=rf"an image of {shown}; expected uint8 \(H, W\) or \(H, W, 3\)\.$"):
-        name_mode(pixels)
+    with pytest.raises(InputError, match=rf"^here: {shown}; an image is uint8 of shape \(H, W\) or \(H, W, 3\)\.$"):
+        name_mode(pixels, "here")
 
 
 def test_sums_of_a_grey_image() -> None:

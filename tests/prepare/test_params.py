@@ -8,6 +8,7 @@ from imagepipe.prepare.params import SplitParams
 
 PARAMS = """\
 split:
+  first: 0
   strategy: stratified
   fractions:
     train: 0.7
@@ -66,22 +67,27 @@ def test_seeds_at_the_ends_of_the_range(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("train: 0.7", "train: 0.8", r":3: split\.fractions: train, val and test sum to 1\.1; expected 1$"),
-        ("train: 0.7", "train: 0.6", r":3: split\.fractions: train, val and test sum to 0\.9; expected 1$"),
-        ("val: 0.1", "val: -0.1", r":5: split\.fractions\.val: found -0\.1; expected greater than or equal to 0$"),
-        ("test: 0.2", "test: 1.2", r":6: split\.fractions\.test: found 1\.2; expected less than or equal to 1$"),
-        ("val: 0.1", "val: .nan", r":5: split\.fractions\.val: found \.nan; expected a finite number$"),
-        ("val: 0.1", "val: '0.1'", r":5: split\.fractions\.val: found 0\.1; expected a valid number$"),
-        ("val: 0.1", "val: true", r":5: split\.fractions\.val: found true; expected a valid number$"),
-        ("    val: 0.1\n", "", r":3: split\.fractions\.val: is missing"),
-        ("strategy: stratified", "strategy: strat", r":2: split\.strategy: found strat; expected 'stratified' or 'r"),
-        ("seed: 1", "seed: -1", r":7: split\.seed: found -1; expected greater than or equal to 0$"),
-        ("seed: 1", f"seed: {2**63}", r":7: split\.seed: found 9223372036854775808; expected less than 922"),
-        ("seed: 1", "seed: 1.5", r":7: split\.seed: found 1\.5; expected a valid integer$"),
-        ("limit_per_split: 0", "limit_per_split: -1", r":8: split\.limit_per_split: found -1; expected greater than"),
-        ("limit_choice: balanced", "limit_choice: even", r":9: split\.limit_choice: found even; expected 'balanced'"),
-        ("layout: single", "layout: zip", r":10: split\.layout: found zip; expected 'single'"),
-        ("seed: 1", "sed: 1", r":7: split\.sed: unknown key; did you mean `seed`\? Known: fractions, layout"),
+        ("train: 0.7", "train: 0.8", r":4: split\.fractions: train, val and test sum to 1\.1; expected 1$"),
+        ("train: 0.7", "train: 0.6", r":4: split\.fractions: train, val and test sum to 0\.9; expected 1$"),
+        ("val: 0.1", "val: -0.1", r":6: split\.fractions\.val: found -0\.1; expected greater than or equal to 0$"),
+        ("test: 0.2", "test: 1.2", r":7: split\.fractions\.test: found 1\.2; expected less than or equal to 1$"),
+        ("val: 0.1", "val: .nan", r":6: split\.fractions\.val: found \.nan; expected a finite number$"),
+        ("val: 0.1", "val: '0.1'", r":6: split\.fractions\.val: found '0\.1'; expected a valid number$"),
+        ("val: 0.1", "val: true", r":6: split\.fractions\.val: found true; expected a valid number$"),
+        ("    val: 0.1\n", "", r":4: split\.fractions\.val: is missing"),
+        ("first: 0", "first: -1", r":2: split\.first: found -1; expected greater than or equal to 0$"),
+        (
+            "strategy: stratified",
+            "strategy: strat",
+            r":3: split\.strategy: found strat; expected 'stratified', 'random' or",
+        ),
+        ("seed: 1", "seed: -1", r":8: split\.seed: found -1; expected greater than or equal to 0$"),
+        ("seed: 1", f"seed: {2**63}", r":8: split\.seed: found 9223372036854775808; expected less than 922"),
+        ("seed: 1", "seed: 1.5", r":8: split\.seed: found 1\.5; expected a valid integer$"),
+        ("limit_per_split: 0", "limit_per_split: -1", r":9: split\.limit_per_split: found -1; expected greater than"),
+        ("limit_choice: balanced", "limit_choice: even", r":10: split\.limit_choice: found even; expected 'balanced'"),
+        ("layout: single", "layout: zip", r":11: split\.layout: found zip; expected 'single'"),
+        ("seed: 1", "sed: 1", r":8: split\.sed: unknown key; did you mean `seed`\? Known: first, fractions"),
     ],
 )
 def test_wrong_values_give_line_key_and_what_was_expected(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -90,5 +96,5 @@ def test_wrong_values_give_line_key_and_what_was_expected(tmp_path: Path, old: s
 
 
 def test_no_train_share_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"params\.yaml:3: split\.fractions: train is 0; expected more$"):
+    with pytest.raises(InputError, match=r"params\.yaml:4: split\.fractions: train is 0; expected more$"):
         load(tmp_path, ("train: 0.7", "train: 0"), ("test: 0.2", "test: 0.9"))

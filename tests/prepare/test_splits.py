@@ -1,5 +1,5 @@
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 import numpy as np
@@ -31,9 +31,11 @@ def make_params(
     seed: int = 1,
     limit: int = 0,
     choice: str = "balanced",
+    first: int = 0,
 ) -> SplitParams:
     return SplitParams.model_validate(
         {
+            "first": first,
             "strategy": strategy,
             "fractions": Fractions(train=train, val=val, test=test),
             "seed": seed,
@@ -292,7 +294,7 @@ def test_another_seed_limits_to_other_images() -> None:
 
 def test_classes_take_turns() -> None:
     class_of = {"p": "10", "q": "9", "r": "10", "s": "10", "t": "9"}
-    assert alternate_classes(["r", "p", "q", "s", "t"], class_of) == ["q", "r", "t", "p", "s"]
+    assert alternate_classes(["r", "p", "q", "s", "t"], class_of) == ["r", "q", "p", "t", "s"]
 
 
 # What is refused
@@ -357,3 +359,31 @@ def test_a_split_left_empty_is_named(strategy: str) -> None:
 def test_a_source_with_a_test_part_alone_has_no_train_split() -> None:
     with pytest.raises(InputError, match=r"split\.fractions: 10 images leave train empty"):
         assign_splits(list_records({"a": 10}, "test"), make_params(1.0, 0.0, 0.0))
+
+
+def test_ordered_takes_train_first_and_test_last_by_key(make_records: Callable[..., list[Record]]) -> None:
+    records = make_records({"a": 5, "b": 5})
+    chosen = assign_splits(records[::-1], make_params(0.5, 0.2, 0.3, strategy="ordered", seed=7))
+    assert [chosen[record.key] for record in records] == ["train"] * 5 + ["val"] * 2 + ["test"] * 3
+
+
+def test_first_takes_the_first_by_key_before_anything_else(make_records: Callable[..., list[Record]]) -> None:
+    records = make_records({"a": 12}, part="train") + make_records({"a": 6}, part="test", first=12)
+    third = 0.333333333333
+    chosen = assign_splits(records[::-1], make_params(third, third, 1 - 2 * third, strategy="ordered", first=6))
+    assert chosen == dict(
+        zip((f"{n:05d}" for n in range(6)), ["train", "train", "val", "val", "test", "test"], strict=True)
+    )
+
+
+def test_a_balanced_limit_below_the_number_of_classes_favours_no_class(
+    make_records: Callable[..., list[Record]],
+) -> None:
+    records = make_records(dict.fromkeys("abcdefgh", 6))
+    kept = {
+        record.class_name
+        for seed in range(20)
+        for record in records
+        if assign_splits(records, make_params(0.5, 0.25, 0.25, limit=2, seed=seed)).get(record.key) == "train"
+    }
+    assert kept == set("abcdefgh")

@@ -41,7 +41,7 @@ def test_each_record_has_its_png_and_its_row(tmp_path: Path, records: list[Recor
     stored = store_images(records, tmp_path / "images", 1)
     assert stored.encoded == 10
     names = [f"{number:05d}.png" for number in range(10)]
-    assert sorted(read_folder(tmp_path / "images")) == [*names, "index.csv"]
+    assert sorted(read_folder(tmp_path / "images")) == [*names, "index.csv", "index.csv.sha256"]
     index = pd.read_csv(tmp_path / "images" / "index.csv", dtype=str)
     assert index["key"].tolist() == [f"{number:05d}" for number in range(10)]
     for row in index.to_dict("records"):
@@ -195,12 +195,12 @@ INDEX_DAMAGE: dict[str, tuple[Damage, int]] = {
     "header only": (edit_index(lambda text: text.splitlines(keepends=True)[0]), 10),
     "no header": (edit_index(lambda text: text.split("\n", 1)[1]), 10),
     "a column lost": (edit_index(lambda text: text.replace("png_sha256", "sha", 1)), 10),
-    "a row lost": (edit_index(lambda text: "".join(text.splitlines(keepends=True)[:-1])), 1),
+    "a row lost": (edit_index(lambda text: "".join(text.splitlines(keepends=True)[:-1])), 10),
     "another encoder": (edit_index(lambda text: text.replace("pillow ", "pillow 0.")), 10),
     "not a number": (change_cell("width", "wide"), 10),
-    "another key": (change_cell("key", "99999"), 1),
-    "another source": (change_cell("source_sha256", "0" * 64), 1),
-    "another PNG": (change_cell("png_sha256", "0" * 64), 1),
+    "another key": (change_cell("key", "99999"), 10),
+    "another source": (change_cell("source_sha256", "0" * 64), 10),
+    "another PNG": (change_cell("png_sha256", "0" * 64), 10),
 }
 
 
@@ -330,7 +330,7 @@ def test_worker_processes_give_the_same_bytes(tmp_path: Path, make_records: Call
 
 def test_an_image_that_cannot_be_stored_is_named(tmp_path: Path, records: list[Record]) -> None:
     records[3] = replace(records[3], pixels=np.zeros((4, 5, 4), np.uint8))
-    with pytest.raises(InputError, match=r"shape \(4, 5, 4\) and type uint8; expected uint8") as caught:
+    with pytest.raises(InputError, match=r"shape \(4, 5, 4\) and type uint8; an image is uint8") as caught:
         store_images(records, tmp_path, 1)
     assert "00003" in str(caught.value) or "made#3" in str(caught.value)
 

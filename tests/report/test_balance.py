@@ -129,6 +129,7 @@ def test_mnist_train_has_the_published_counts(tmp_path: Path, mnist_dir: Path) -
         source="made", name="", options={}, licence="", citation="", homepage="", classes=digits, files={}
     )
     params = SplitParams(
+        first=0,
         strategy="stratified",
         fractions=Fractions(train=1.0, val=0.0, test=0.0),
         seed=1,

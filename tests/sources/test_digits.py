@@ -7,9 +7,9 @@ import pytest
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams
-from imagepipe.sources import digits
+from imagepipe.sources import digits, read_records
 from imagepipe.sources.params import FetchParams
-from imagepipe.sources.records import Record
+from imagepipe.sources.records import Record, write_source_info
 
 RUN = RunParams(jobs=1, workers=0, mirror="", cache_dir="")
 
@@ -75,5 +75,6 @@ def test_a_damaged_copy_is_named(tmp_path: Path, damage: str) -> None:
     path.unlink()
     if damage != "absent":
         path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"a page")
-    with pytest.raises(InputError, match=r"digits\.csv\.gz: .*fetch it again"):
-        digits.read_records(tmp_path, info)
+    write_source_info(tmp_path, info)
+    with pytest.raises(InputError, match=r"digits\.csv\.gz: SHA-256 is .*expected 09f66e6d"):
+        read_records(tmp_path)

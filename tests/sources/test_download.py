@@ -140,7 +140,7 @@ def test_a_server_that_never_answers_is_given_up(
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", (5.0, 0.2))
     server.answers["/file.bin"] = lambda handler: server.released.wait(60)
-    with pytest.raises(EnvironmentFault, match=r"file\.bin: no answer within 0 s \(3 attempts\)\.$"):
+    with pytest.raises(EnvironmentFault, match=r"file\.bin: no answer within 0\.2 s \(3 attempts\)\.$"):
         download(f"{server.url}/file.bin", MD5, target)
     assert len(server.asked) == 3
     assert list_names(target.parent) == []
@@ -266,7 +266,7 @@ def test_a_redirect_to_another_scheme_is_refused(server: LoopbackServer, target:
 
 def test_a_redirect_to_nonsense_is_refused(server: LoopbackServer, target: Path) -> None:
     server.answers["/file.bin"] = redirect("http://[nonsense")
-    with pytest.raises(EnvironmentFault, match=r"/file\.bin: .*http://\[nonsense"):
+    with pytest.raises(EnvironmentFault, match=r"/file\.bin: is, or redirects to, no address \(Invalid IPv6 URL\)\.$"):
         download(f"{server.url}/file.bin", MD5, target)
 
 
@@ -439,7 +439,7 @@ def test_offline_names_the_address_and_the_local_way(server: LoopbackServer, tmp
 
 
 def test_a_mirror_of_another_scheme_is_refused(server: LoopbackServer, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match=r"^file:///nowhere/file\.bin: No connection adapters"):
+    with pytest.raises(EnvironmentFault, match=r"^file:///nowhere/file\.bin: is, or redirects to, no address .No connection adapters"):
         obtain_file(make_file(), tmp_path / "out.bin", "file:///nowhere", tmp_path / "cache")
 
 

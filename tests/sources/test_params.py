@@ -78,8 +78,8 @@ def test_a_folder_above_the_project_is_refused(tmp_path: Path, path: str) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("source: torchvision", "source: ''", r"params\.yaml:2: fetch\.source: found ; .*at least 1 character"),
-        ("path: data/source", "path: ''", r"params\.yaml:5: fetch\.path: found ; .*at least 1 character"),
+        ("source: torchvision", "source: ''", r"params\.yaml:2: fetch\.source: found ''; .*at least 1 character"),
+        ("path: data/source", "path: ''", r"params\.yaml:5: fetch\.path: found ''; .*at least 1 character"),
         ("name: EMNIST", "name: 7", r"params\.yaml:3: fetch\.name: found 7; expected a valid string; put it in quotes"),
         ("name: EMNIST", "nam: EMNIST", r"params\.yaml:3: fetch\.nam: unknown key; did you mean `name`\?"),
         ("  name: EMNIST\n", "", r"fetch\.name: is missing"),

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.manifest import ImageInfo
-from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders
+from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders, shuffle_positions
 from imagepipe.models.classifier import ModelInfo, build_classifier
 from imagepipe.training.loop import Fit, Row, fit, is_better, measure
 from imagepipe.training.params import TrainParams
@@ -280,11 +280,22 @@ def test_dropout_depends_on_the_seed_and_not_on_what_was_drawn_before() -> None:
     assert not same_weights(fit_weights(make_cnn(), shuffle=False, seed=2), first)
 
 
-def test_dropout_differs_from_epoch_to_epoch() -> None:
-    """At a rate too small to move a weight, and without shuffling, nothing but dropout makes two epochs differ."""
-    params = make_params(epochs=2, batch_size=20, shuffle=False, lr=1e-30)
-    first, second = run_fit(make_cnn(), make_shades(20), make_shades(6), params).steps
-    assert first["loss"] != second["loss"]
+def test_dropout_is_at_work_in_every_epoch_and_differs() -> None:
+    """At a rate too small to move a weight, and without shuffling, nothing but dropout makes the epochs differ."""
+    params = make_params(epochs=4, batch_size=20, shuffle=False, lr=1e-30)
+    steps = run_fit(make_cnn(), make_shades(20), make_shades(6), params).steps
+    assert len({row["loss"] for row in steps}) == 4
+
+
+def test_each_epoch_takes_the_samples_in_its_own_order() -> None:
+    """One sample a batch and weights that stay: the loss ln(1 + e^-x) of logits (x, 0) tells the sample."""
+    model = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(2))
+    samples = TensorDataset(Tensor([[float(x), 0.0] for x in range(6)]), torch.zeros(6, dtype=torch.int64))
+    steps = run_fit(model, samples, samples, make_params(epochs=2, batch_size=1, lr=1e-30, seed=3)).steps
+    expected = [math.log(1 + math.exp(-x)) for epoch in (0, 1) for x in shuffle_positions(6, 3, epoch).tolist()]
+    assert [row["loss"] for row in steps] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("val", "measured"), [(6, 1), (50, None), (6, 20)])

@@ -118,6 +118,19 @@ def test_the_same_params_give_the_same_bytes_and_another_seed_others(made: Path)
     assert other["steps.csv"] != first["steps.csv"]
 
 
+def test_the_first_weights_depend_on_the_seed(made: Path) -> None:
+    """Without shuffling and dropout nothing else does."""
+    for name, seed in (("first", 1), ("other", 2)):
+        run(made, name, shuffle=False, seed=seed)
+    assert read_outputs(made, "first")["model.safetensors"] != read_outputs(made, "other")["model.safetensors"]
+
+
+def test_shuffling_can_be_turned_off(made: Path) -> None:
+    run(made, "shuffled")
+    run(made, "ordered", shuffle=False)
+    assert read_outputs(made, "shuffled")["steps.csv"] != read_outputs(made, "ordered")["steps.csv"]
+
+
 def test_workers_change_no_byte(made: Path) -> None:
     run(made, "alone", model="cnn", cnn=CNN)
     run(made, "helped", workers=2, model="cnn", cnn=CNN)

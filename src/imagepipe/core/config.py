@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from imagepipe.core.errors import InputError, list_findings, suggest_name
 
@@ -51,8 +52,12 @@ def parse_yaml(raw: bytes, path: Path) -> tuple[dict[str, Any], MappingNode]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
     try:
-        values = YAML(typ="safe", pure=True).load(text)
         tree = YAML(typ="safe", pure=True).compose(text)
+        check_scalars(tree, path)
+        values = YAML(typ="safe", pure=True).load(text)
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InputError(f"{path}:{line}: holds a control character, {text[error.position]!r}; remove it.") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -65,6 +70,28 @@ def parse_yaml(raw: bytes, path: Path) -> tuple[dict[str, Any], MappingNode]:
         found = "nothing" if values is None else type(values).__name__
         raise InputError(f"{path}:1: expected `key: value` pairs, found {found}.")
     return cast("dict[str, Any]", values), tree
+
+
+def check_scalars(tree: Node | None, path: Path) -> None:
+    """Raise InputError, with its line, for a scalar that looks like a number or a date and is none."""
+    for node in iterate_scalars(tree):
+        try:
+            YAML(typ="safe", pure=True).constructor.construct_object(node, deep=True)
+        except (ValueError, LookupError, ArithmeticError, TypeError) as error:
+            raise InputError(
+                f"{path}:{node.start_mark.line + 1}: {node.value} cannot be read ({error}); put text in quotes."
+            ) from error
+
+
+def iterate_scalars(node: Any) -> Iterator[ScalarNode]:
+    """Every scalar of a syntax tree, keys and values, in the order of the file."""
+    if isinstance(node, ScalarNode):
+        yield node
+    elif isinstance(node, tuple | list):
+        for part in cast("list[Any]", node):
+            yield from iterate_scalars(part)
+    elif isinstance(node, MappingNode | SequenceNode):
+        yield from iterate_scalars(node.value)
 
 
 def load_section(name: str, model: type[Section], path: Path = PARAMS_FILE) -> Section:
@@ -100,10 +127,19 @@ def describe_problem(path: Path, tree: MappingNode, section: str, model: type[Ba
     message = details["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{where}: {message}"
-    found = value_node.value if isinstance(value_node, ScalarNode) else details["input"]
     expected = message.replace("Input should be", "expected")
-    quote = f'; put it in quotes to mean text: "{found}"' if kind == "string_type" else ""
-    return f"{where}: found {found}; {expected}{quote}"
+    found = describe_value(value_node, details["input"])
+    quote = kind == "string_type" and isinstance(value_node, ScalarNode) and value_node.value
+    return f"{where}: found {found}; {expected}" + (f'; put it in quotes to mean text: "{found}"' if quote else "")
+
+
+def describe_value(node: Node, value: object) -> str:
+    """What stands in the file: a scalar as it is written, nothing as `nothing`."""
+    if not isinstance(node, ScalarNode):
+        return str(value)
+    if node.style in ("'", '"'):
+        return repr(node.value)
+    return str(node.value) or "nothing"
 
 
 def find_node(tree: MappingNode, keys: list[str]) -> tuple[Node, Node]:

@@ -43,6 +43,7 @@ def list_findings(heading: str, findings: Sequence[str], remedy: str = "", shown
 def suggest_name(unknown: str, known: Iterable[str]) -> str:
     """A sentence that lists the known names and, where one is near, suggests it."""
     names = sorted(known)
-    near = difflib.get_close_matches(unknown, names, n=1)
-    hint = f"did you mean `{near[0]}`? " if near else ""
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(unknown.casefold(), folded, n=1)
+    hint = f"did you mean `{folded[near[0]]}`? " if near else ""
     return f"{hint}Known: {', '.join(names)}"

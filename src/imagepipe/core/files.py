@@ -3,6 +3,8 @@
 What is written here is the same bytes for the same content: JSON with sorted keys and rounded numbers, CSV with LF.
 """
 
+import csv
+import errno
 import hashlib
 import json
 import math
@@ -101,7 +103,10 @@ def write_json(path: Path, value: Any, digits: int = 6) -> None:
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write the table as UTF-8 CSV with a header and LF, without the index."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    text = table.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:  # which Python's csv module leaves unquoted when LF ends the lines
+        text = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    write_text(path, text)
 
 
 @contextmanager
@@ -112,18 +117,23 @@ def replace_directory(path: Path) -> Generator[Path]:
     """
     with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         yield staging
         with report_write_errors(path):
             staging.chmod(0o755)
+            previous = staging.with_name(f"{staging.name}.old.part")
             if path.exists():
-                previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", suffix=".part", dir=path.parent))
-                path.replace(previous)
-                staging.replace(path)
-                shutil.rmtree(previous)
-            else:
-                staging.replace(path)
+                path.rename(previous)
+            try:
+                staging.rename(path)
+            except OSError:
+                if previous.exists():
+                    previous.rename(path)
+                raise
             sync_directory(path.parent)
+            shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

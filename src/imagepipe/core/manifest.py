@@ -14,7 +14,9 @@
 Rows are sorted by path. `dataset.json` beside them holds the class names once, in label order.
 """
 
+import csv
 import hashlib
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,12 +35,13 @@ COLUMNS = ("path", "label", "class", "split", "group", "pixel_sha256", "width", 
 FORMAT = 1
 
 _INTEGER = re.compile(r"-?[0-9]+")
+_COUNT = re.compile(r"[0-9]{1,18}")  # fits int64
 
 
 class ImageInfo(BaseModel):
     """What all images have in common: Pillow mode (`L` or `RGB`), width and height in pixels."""
 
-    mode: str
+    mode: Literal["L", "RGB"]
     width: int
     height: int
 
@@ -104,7 +107,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         wrong = [
             f"row {row}: {name} is {value!r}"
             for row, value in enumerate(table[name], start=2)
-            if not _INTEGER.fullmatch(value) or int(value) < 0
+            if not _COUNT.fullmatch(value)
         ]
         if wrong:
             raise InputError(list_findings(f"{path}: expected whole numbers from 0", wrong))
@@ -118,13 +121,34 @@ def read_text_table(path: Path) -> pd.DataFrame:
     Raises InputError, naming the file, where it is absent, empty, not UTF-8 or ragged.
     """
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}. Run the stage that writes it first.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
+    check_rows(path, text)
+    try:
+        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a CSV with a header: {error}.") from error
+        raise InputError(f"{path}: not a CSV with a header: {str(error).strip()}.") from error
+
+
+def check_rows(path: Path, text: str) -> None:
+    """Raise InputError where two columns have one name, or a row is longer or shorter than the header.
+
+    pandas would rename the column, fill the row, or take its first cell for an index.
+    """
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(rows, [])
+        doubled = sorted({name for name in header if header.count(name) > 1})
+        if doubled:
+            raise InputError(f"{path}: several columns are called {', '.join(map(repr, doubled))}; rename them.")
+        ragged = [f"line {rows.line_num}: {len(row)} cells" for row in rows if row and len(row) != len(header)]
+    except csv.Error as error:
+        raise InputError(f"{path}:{rows.line_num}: not a CSV ({error}).") from error
+    if ragged:
+        raise InputError(list_findings(f"{path}: the header has {len(header)} cells, but rows have others", ragged))
 
 
 def read_dataset_info(path: Path) -> DatasetInfo:
@@ -135,9 +159,9 @@ def read_dataset_info(path: Path) -> DatasetInfo:
         raise InputError(f"{path}: cannot be read: {error.strerror}. Run the split stage first.") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) + ": " if first["loc"] else ""
         raise InputError(
-            f"{path}: {where}: {first['msg']} (this version reads format {FORMAT}); run the split stage again."
+            f"{path}: {where}{first['msg']} (this version reads format {FORMAT}); run the split stage again."
         ) from error
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import replace_directory, write_csv
 from imagepipe.core.manifest import FORMAT, SPLITS, DatasetInfo, ImageInfo, order_classes, write_manifests
-from imagepipe.prepare.images import ImageFacts
+from imagepipe.prepare.images import ImageFacts, name_mode
 from imagepipe.prepare.params import SplitParams
 from imagepipe.prepare.splits import assign_splits
 from imagepipe.prepare.store import store_images
@@ -41,8 +41,9 @@ def prepare_dataset(
     kept = [record for record in records if record.key in splits]
     classes = order_classes(source.classes)
     check_class_names(kept, classes)
+    image = describe_images(kept)
     stored = store_images(kept, images_dir, jobs)
-    info = describe_dataset(kept, splits, classes, stored.facts, source, params)
+    info = describe_dataset(kept, splits, classes, image, stored.facts, source, params)
     table = make_manifest(kept, splits, classes, stored.facts)
     with replace_directory(manifests_dir) as staging:
         write_manifests(staging, table, info)
@@ -85,17 +86,18 @@ def describe_dataset(
     records: Sequence[Record],
     splits: dict[str, str],
     classes: list[str],
+    image: ImageInfo,
     facts: dict[str, ImageFacts],
     source: SourceInfo,
     params: SplitParams,
 ) -> DatasetInfo:
-    """What `dataset.json` says; raises InputError where the images are not all of one mode and size."""
+    """What `dataset.json` says."""
     counts: Counter[tuple[str, str]] = Counter((splits[record.key], record.class_name) for record in records)
     mean, std = measure_pixels([facts[record.key] for record in records if splits[record.key] == "train"])
     return DatasetInfo(
         format=FORMAT,
         classes=classes,
-        image=describe_images(list(facts.values())),
+        image=image,
         mean=mean,
         std=std,
         counts={split: {name: counts[split, name] for name in classes} for split in SPLITS},
@@ -107,14 +109,16 @@ def describe_dataset(
     )
 
 
-def describe_images(facts: Sequence[ImageFacts]) -> ImageInfo:
-    """The one mode and size of all images."""
-    kinds = Counter((image.mode, image.width, image.height) for image in facts)
+def describe_images(records: Sequence[Record]) -> ImageInfo:
+    """The one mode and size of all images; raises InputError where they have several."""
+    kinds = Counter(
+        (name_mode(record.pixels, record.source), record.pixels.shape[1], record.pixels.shape[0]) for record in records
+    )
     if len(kinds) > 1:
         found = ", ".join(f"{count} of {mode} {width}×{height}" for (mode, width, height), count in kinds.most_common())
         raise InputError(f"images of several modes or sizes: {found}; expected one.")
     ((mode, width, height),) = kinds
-    return ImageInfo(mode=mode, width=width, height=height)
+    return ImageInfo.model_validate({"mode": mode, "width": width, "height": height})
 
 
 def measure_pixels(facts: Sequence[ImageFacts]) -> tuple[list[float], list[float]]:

@@ -33,14 +33,16 @@ def name_encoder() -> str:
     return f"pillow {PIL.__version__}, zlib {features.version('zlib')}, level {PNG_LEVEL}"
 
 
-def name_mode(pixels: NDArray[np.uint8]) -> str:
-    """Pillow's mode for uint8 pixels of shape (H, W) or (H, W, 3); raises InputError for any other array."""
+def name_mode(pixels: NDArray[np.uint8], source: str) -> str:
+    """Pillow's mode for uint8 pixels of shape (H, W) or (H, W, 3); any other array is an InputError naming `source`."""
     if pixels.dtype == np.uint8 and pixels.size:
         if pixels.ndim == 2:
             return "L"
         if pixels.ndim == 3 and pixels.shape[2] == 3:
             return "RGB"
-    raise InputError(f"an image of shape {pixels.shape} and type {pixels.dtype}; expected uint8 (H, W) or (H, W, 3).")
+    raise InputError(
+        f"{source}: shape {pixels.shape} and type {pixels.dtype}; an image is uint8 of shape (H, W) or (H, W, 3)."
+    )
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -30,7 +30,8 @@ class Fractions(Params):
 class SplitParams(Params):
     """`split:` in params.yaml; each key is explained there."""
 
-    strategy: Literal["stratified", "random"]
+    first: Annotated[int, Field(ge=0)]
+    strategy: Literal["stratified", "random", "ordered"]
     fractions: Fractions
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     limit_per_split: Annotated[int, Field(ge=0)]

@@ -15,7 +15,7 @@ from imagepipe.sources.records import Record
 
 
 def assign_splits(records: Sequence[Record], params: SplitParams) -> dict[str, str]:
-    """Key → `train`, `val` or `test`, for every record that stays after `limit_per_split`.
+    """Key → `train`, `val` or `test`, for every record that stays after `first` and `limit_per_split`.
 
     Official parts are kept. A part that the source lacks is cut from the rest: val from the official train part in the
     proportion train : val, everything by the fractions where the source has no parts.
@@ -23,13 +23,18 @@ def assign_splits(records: Sequence[Record], params: SplitParams) -> dict[str, s
     Raises InputError where a class is too small to be spread, or a split that was asked for would be empty.
     """
     check_records(records)
+    if params.first:
+        records = sorted(records, key=lambda record: record.key)[: params.first]
     shares = choose_shares(records, params)
     chosen = {record.key: record.part for record in records if record.part in ("val", "test")}
     pool = [record for record in records if record.key not in chosen]
     if params.strategy == "stratified":
         chosen |= split_stratified(pool, shares, params.seed)
     else:
-        chosen |= split_keys([record.key for record in pool], shares, params.seed)
+        keys = sorted(record.key for record in pool)
+        if params.strategy == "random":
+            keys = shuffle_keys(keys, params.seed, "split")
+        chosen |= deal(keys, apportion(len(keys), shares, dict.fromkeys(shares, 0.0)))
     if params.limit_per_split:
         chosen = limit_splits(records, chosen, params)
     empty = [split for split in SPLITS if shares.get(split) and split not in chosen.values()]
@@ -85,11 +90,6 @@ def split_stratified(records: Sequence[Record], shares: dict[str, float], seed: 
     return chosen
 
 
-def split_keys(keys: Sequence[str], shares: dict[str, float], seed: int) -> dict[str, str]:
-    """All keys spread by the shares whatever their class: 100 at 0.8 gives 80."""
-    return deal(shuffle_keys(keys, seed, "split"), apportion(len(keys), shares, dict.fromkeys(shares, 0.0)))
-
-
 def apportion(count: int, shares: dict[str, float], owed: dict[str, float]) -> dict[str, int]:
     """Whole numbers that sum to `count`, each its share rounded down or up.
 
@@ -133,12 +133,13 @@ def limit_splits(records: Sequence[Record], chosen: dict[str, str], params: Spli
 
 
 def alternate_classes(keys: Sequence[str], class_of: dict[str, str]) -> list[str]:
-    """The keys reordered so that the classes take turns: any beginning of it is as even as the classes allow."""
+    """The keys reordered so that the classes take turns: any beginning of it is as even as the classes allow.
+
+    Within a turn the classes come in the order of `keys`, so that a limit below their number favours none.
+    """
     seen: Counter[str] = Counter()
-    turns: list[tuple[int, int, str]] = []
-    rank = {name: index for index, name in enumerate(order_classes(class_of.values()))}
-    for key in keys:
-        name = class_of[key]
-        turns.append((seen[name], rank[name], key))
-        seen[name] += 1
-    return [key for _, _, key in sorted(turns)]
+    turns: list[tuple[int, int]] = []
+    for position, key in enumerate(keys):
+        turns.append((seen[class_of[key]], position))
+        seen[class_of[key]] += 1
+    return [keys[position] for _, position in sorted(turns)]

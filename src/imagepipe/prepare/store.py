@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from imagepipe.core.errors import InputError
-from imagepipe.core.files import hash_bytes, report_write_errors, write_csv
+from imagepipe.core.files import hash_bytes, hash_file, report_write_errors, write_csv, write_text
 from imagepipe.core.manifest import hash_pixels, read_text_table
 from imagepipe.core.parallel import map_chunks
 from imagepipe.prepare.images import ImageFacts, encode_png, name_encoder, name_mode, sum_channels
 from imagepipe.sources.records import Record
 
 INDEX = "index.csv"
+INDEX_HASH = "index.csv.sha256"  # what is read back from the index is believed only when its hash is this
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def store_chunk(work: Sequence[tuple[Record, StoredImage | None]], images_dir: P
     rows: list[StoredImage] = []
     encoded = 0
     for record, before in work:
-        mode = name_mode(record.pixels)
+        mode = name_mode(record.pixels, record.source)
         source_sha256 = hash_pixels(mode, record.pixels)
         path = images_dir / f"{record.key}.png"
         if before and before.source_sha256 == source_sha256 and is_intact(path, before.png_sha256):
@@ -86,10 +86,14 @@ def is_intact(path: Path, sha256: str) -> bool:
 
 def place_png(path: Path, png: bytes) -> None:
     """Write by rename, so that a reader never sees half an image."""
+    temporary = path.with_name(f".{path.name}.part")
     with report_write_errors(path):
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_bytes(png)
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(png)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def remove_strangers(images_dir: Path, wanted: set[str]) -> None:
@@ -121,31 +125,29 @@ def write_index(path: Path, stored: Iterable[StoredImage]) -> None:
         for row in sorted(stored, key=lambda row: row.key)
     ]
     write_csv(path, pd.DataFrame(rows))
+    write_text(path.with_name(INDEX_HASH), hash_file(path) + "\n")
 
 
 def read_index(path: Path) -> dict[str, StoredImage]:
     """The index by key; empty where there is none, it is damaged, or another encoder made the PNGs."""
-    if not path.is_file():
+    seal = path.with_name(INDEX_HASH)
+    if not (path.is_file() and seal.is_file() and seal.read_bytes() == f"{hash_file(path)}\n".encode()):
         return {}
     encoder = name_encoder()
-    try:
-        table = read_text_table(path)
-        return {
-            row["key"]: StoredImage(
-                row["key"],
-                row["source_sha256"],
-                row["png_sha256"],
-                ImageFacts(
-                    row["pixel_sha256"],
-                    int(row["width"]),
-                    int(row["height"]),
-                    row["mode"],
-                    tuple(map(int, row["pixel_sums"].split())),
-                    tuple(map(int, row["pixel_squares"].split())),
-                ),
-            )
-            for row in table.to_dict("records")
-            if row["encoder"] == encoder
-        }
-    except (InputError, KeyError, ValueError):
-        return {}  # a damaged index only means that every image is made anew
+    return {
+        row["key"]: StoredImage(
+            row["key"],
+            row["source_sha256"],
+            row["png_sha256"],
+            ImageFacts(
+                row["pixel_sha256"],
+                int(row["width"]),
+                int(row["height"]),
+                row["mode"],
+                tuple(map(int, row["pixel_sums"].split())),
+                tuple(map(int, row["pixel_squares"].split())),
+            ),
+        )
+        for row in read_text_table(path).to_dict("records")
+        if row["encoder"] == encoder
+    }

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import hash_bytes, hash_file
+from imagepipe.core.files import hash_bytes, hash_file, report_write_errors
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds without a byte
 ATTEMPTS = 3
@@ -57,7 +57,8 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
         try:
             if not (cached.exists() and hash_file(cached, "md5") == file.md5):
                 download(url, file.md5, cached)
-            shutil.copyfile(cached, target)
+            with report_write_errors(target):
+                shutil.copyfile(cached, target)
             return
         except EnvironmentFault as error:
             problems.append(str(error))
@@ -72,7 +73,8 @@ def copy_from_folder(file: RemoteFile, folder: Path, target: Path) -> None:
     path = folder / file.name
     if not path.is_file():
         raise InputError(f"{path}: not there; run.mirror must be a folder that holds the original {file.name}.")
-    shutil.copyfile(path, target)
+    with report_write_errors(target):
+        shutil.copyfile(path, target)
     found = hash_file(target, "md5")
     if found != file.md5:
         raise InputError(f"{path}: MD5 is {found}, expected {file.md5}; put the original file there.")
@@ -83,7 +85,8 @@ def download(url: str, md5: str, target: Path) -> None:
 
     Raises EnvironmentFault, naming the URL and the last cause.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with report_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     problem = ""
     for attempt in range(ATTEMPTS):
@@ -129,8 +132,10 @@ def save_body(url: str, part: Path) -> None:
                     out.write(block)
     except requests.exceptions.SSLError as error:
         raise EnvironmentFault(f"{url}: the server's certificate is not trusted ({error}).") from error
+    except requests.exceptions.ConnectTimeout as error:
+        raise TransientError(f"no connection within {TIMEOUT[0]:g} s") from error
     except requests.exceptions.Timeout as error:
-        raise TransientError(f"no answer within {TIMEOUT[1]:.0f} s") from error
+        raise TransientError(f"no answer within {TIMEOUT[1]:g} s") from error
     except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
         raise TransientError(f"the connection failed: {error}") from error
     except requests.exceptions.RequestException as error:
@@ -145,7 +150,10 @@ def follow_redirects(session: requests.Session, url: str) -> requests.Response:
     """
     here = url
     for _ in range(MOST_REDIRECTS + 1):
-        response = session.get(here, stream=True, timeout=TIMEOUT, headers=HEADERS, allow_redirects=False)
+        try:
+            response = session.get(here, stream=True, timeout=TIMEOUT, headers=HEADERS, allow_redirects=False)
+        except ValueError as error:  # requests parses the next address even where it does not follow it
+            raise EnvironmentFault(f"{here}: is, or redirects to, no address ({error}).") from error
         if not response.is_redirect:
             return response
         there = urljoin(here, response.headers["Location"])

@@ -26,7 +26,7 @@ class FetchParams(Params):
         if ".." in path.parts:
             raise ValueError(f"found {value}; expected a folder inside the project or an absolute path, without `..`")
         for output in map(PurePosixPath, OUTPUT_FOLDERS):
-            if path == output or output in path.parents:
+            if path == output or output in path.parents or path in output.parents:
                 raise ValueError(f"found {value}; expected a folder that no stage writes ({output} is an output)")
         return value
 

@@ -136,7 +136,7 @@ def read_emnist(raw_dir: Path, options: Options) -> list[ArrayPart]:
             images, labels = (parse_idx(gzip.decompress(archive.read(name)), raw_dir / name) for name in names)
             first = 1 if split == "letters" else 0
             upright = np.ascontiguousarray(images.transpose(0, 2, 1))
-            parts.append(ArrayPart(part, "gzip.zip", upright, labels.astype(np.int64) - first))
+            parts.append(ArrayPart(part, f"gzip.zip/{names[0]}", upright, labels.astype(np.int64) - first))
     return parts
 
 
@@ -202,12 +202,15 @@ def read_cifar(path: Path, members: dict[str, list[str]], label_bytes: int) -> l
             if content:
                 with content:
                     wanted[member.name] += content.read()
+    missing = [name for name, content in wanted.items() if not content]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; fetch it again.")
     parts: list[ArrayPart] = []
     for part, names in members.items():
         rows = np.frombuffer(b"".join(wanted[name] for name in names), np.uint8).reshape(-1, label_bytes + 3072)
         planes = rows[:, label_bytes:].reshape(-1, 3, 32, 32)
         images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-        parts.append(ArrayPart(part, path.name, images, rows[:, label_bytes - 1].astype(np.int64)))
+        parts.append(ArrayPart(part, f"{path.name}/{part}", images, rows[:, label_bytes - 1].astype(np.int64)))
     return parts
 
 
