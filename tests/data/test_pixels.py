@@ -86,10 +86,6 @@ def test_two_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.M
     assert np.array_equal(read_all_pixels(paths, jobs=2), read_all_pixels(paths, jobs=1))
 
 
-def test_no_image_gives_no_pixels() -> None:
-    assert read_all_pixels([], jobs=1).shape == (0,)
-
-
 def expect_mismatch(paths: list[Path], name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     message = re.escape(f"{name}: shape (H, W, C) is {found}, but the first image has {expected};")
     with pytest.raises(InputError, match=message):

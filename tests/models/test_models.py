@@ -1,42 +1,11 @@
 """The table of models, and the networks in it."""
 
-from collections.abc import Mapping
-
 import pytest
 import torch
-from torch import Tensor, nn
 
 from imagepipe.core.errors import InputError
 from imagepipe.models import MODELS, build_body
-
-Choices = Mapping[str, int | float | str]
-
-POOL: Choices = {"base": 16, "stem": "pool", "dropout": 0.0}
-STRIDE: Choices = {"base": 16, "stem": "stride", "dropout": 0.0}
-KINDS: list[tuple[str, Choices]] = [
-    ("softmax", {}),
-    ("mlp", {"hidden": 100}),
-    ("simplenet", {}),
-    ("cnn", POOL),
-    ("cnn", STRIDE),
-]
-kinds = pytest.mark.parametrize(
-    ("name", "choices"), KINDS, ids=["softmax", "mlp", "simplenet", "cnn-pool", "cnn-stride"]
-)
-
-
-def build(name: str, choices: Choices, channels: int = 1, side: int = 8, classes: int = 10) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_body(name, channels, side, side, classes, choices)
-
-
-def make_images(count: int, channels: int, height: int, width: int) -> Tensor:
-    return torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(0))
-
-
-def count_weights(model: nn.Module) -> int:
-    return sum(weight.numel() for weight in model.parameters())
+from tests.models.made import KINDS, POOL, STRIDE, Choices, build, count_weights, kinds, make_images
 
 
 def test_every_model_in_the_table_is_tried_here() -> None:
@@ -79,41 +48,6 @@ def test_weights_counted_by_hand(
     name: str, choices: Choices, channels: int, side: int, classes: int, expected: int
 ) -> None:
     assert count_weights(build(name, choices, channels, side, classes)) == expected
-
-
-def test_the_hidden_layer_of_mlp_is_a_choice() -> None:
-    assert count_weights(build("mlp", {"hidden": 7})) == 64 * 7 + 7 + 7 * 10 + 10
-
-
-def test_softmax_is_one_linear_layer_over_all_pixels() -> None:
-    body = build("softmax", {}, channels=3, side=2, classes=2)
-    images = make_images(4, 3, 2, 2)
-    weight, bias = body.parameters()
-    assert torch.allclose(body(images), images.reshape(4, 12) @ weight.T + bias, atol=1e-6)
-
-
-@pytest.mark.parametrize("choices", [POOL, STRIDE], ids=["pool", "stride"])
-@pytest.mark.parametrize("height", range(8, 18))
-def test_cnn_takes_every_size_from_8_on(choices: Choices, height: int) -> None:
-    body = build_body("cnn", 1, height, 25 - height, 3, choices)
-    assert body(make_images(2, 1, height, 25 - height)).shape == (2, 3)
-
-
-def test_cnn_drops_out_while_training_only() -> None:
-    body = build("cnn", {**POOL, "dropout": 0.5})
-    images = make_images(4, 1, 8, 8)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        assert not torch.equal(body(images), body(images))
-    body.eval()
-    assert torch.equal(body(images), body(images))
-
-
-@pytest.mark.parametrize(("height", "width"), [(7, 28), (28, 7), (1, 1)])
-def test_images_too_small_for_cnn_are_refused(height: int, width: int) -> None:
-    message = rf"train\.model: `cnn` needs at least 8×8 pixels, the images are {width}×{height}; use `mlp`"
-    with pytest.raises(InputError, match=message):
-        build_body("cnn", 1, height, width, 10, POOL)
 
 
 def test_an_unknown_model_gets_the_names_and_the_nearest() -> None:

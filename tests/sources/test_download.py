@@ -439,7 +439,9 @@ def test_offline_names_the_address_and_the_local_way(server: LoopbackServer, tmp
 
 
 def test_a_mirror_of_another_scheme_is_refused(server: LoopbackServer, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match=r"^file:///nowhere/file\.bin: is, or redirects to, no address .No connection adapters"):
+    with pytest.raises(
+        EnvironmentFault, match=r"^file:///nowhere/file\.bin: is, or redirects to, no address .No connection adapters"
+    ):
         obtain_file(make_file(), tmp_path / "out.bin", "file:///nowhere", tmp_path / "cache")
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from imagepipe.core.errors import InputError
@@ -106,6 +108,7 @@ def make_loaders(
     Raises InputError for an empty dataset, or a train set that has no full batch while `drop_last` is set. Warns where
     `shuffle` is False and the rows stand in the order of their classes.
     """
+    count = count_samples(train)
     if sampler is None:
         if not shuffle and is_sorted_by_class(train):
             warnings.warn(
@@ -113,11 +116,11 @@ def make_loaders(
                 "it learns little; set train.shuffle to true",
                 stacklevel=2,
             )
-        sampler = EpochSampler(count_samples(train), seed, shuffle)
+        sampler = EpochSampler(count, seed, shuffle)
     batches = BatchSampler(sampler, batch_size, drop_last)
     if len(batches) == 0:
         raise InputError(
-            f"train.batch_size: {batch_size} is more than the {count_samples(train)} train images, and "
+            f"train.batch_size: {batch_size} is more than the {count} train images, and "
             "train.drop_last leaves no batch; lower the one or set the other to false."
         )
 
@@ -135,20 +138,43 @@ def make_eval_loader(
 ) -> DataLoader[Any]:
     """A loader over `positions` (all, where None) in order, each exactly once; raises InputError where none is."""
     order = range(count_samples(dataset)) if positions is None else positions
+    if not len(order):
+        raise InputError("a loader over no images; name at least one position.")
     return open_loader(dataset, BatchSampler(order, batch_size, drop_last=False), options)
 
 
 def open_loader(dataset: Dataset[Any], batches: BatchSampler, options: LoaderOptions) -> DataLoader[Any]:
     """The DataLoader behind every loader here: a decoded dataset hands over whole batches, others are collated."""
+    collate = None
     if isinstance(dataset, ManifestDataset) and dataset.transform is None:
         dataset.load_pixels(options.jobs)
+        dataset, collate = GatheredDataset(dataset.pixels, torch.from_numpy(dataset.labels)), keep_batch
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=options.workers,
-        collate_fn=keep_batch if isinstance(dataset, ManifestDataset) and dataset.has_pixels else None,
+        collate_fn=collate,
         multiprocessing_context=options.start_method if options.workers else None,
+        generator=torch.Generator(),  # its own, or each pass would draw from the global one
     )
+
+
+class GatheredDataset(Dataset[Any]):
+    """A whole batch at once: uint8 images (N, C, H, W) and int64 labels (N,), gathered without Python per sample."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return self.images[chosen], self.labels[chosen]
 
 
 def keep_batch(batch: Any) -> Any:

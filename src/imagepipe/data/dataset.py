@@ -18,6 +18,7 @@ from imagepipe.data.pixels import open_image, read_all_pixels, read_pixels
 
 # Column names as people write them, compared in lower case without spaces, underscores and hyphens.
 PATH_COLUMNS = ("path", "filepath", "file", "filename", "imagepath", "image", "img")
+MOST_CLASSES = 100_000  # a whole number from here on is an identifier, not the index of a class
 LABEL_COLUMNS = ("label", "classlabel", "target", "class", "classname", "y")
 
 Transform = Callable[[Image.Image], Any]
@@ -34,7 +35,8 @@ class ManifestDataset(Dataset[tuple[Any, int]]):
     given, found in the `dataset.json` beside a manifest, or made from the names in the CSV. Give a second CSV the first
     one's `dataset.classes`, so that a class that it lacks shifts no number.
 
-    `dataset[i]` opens one file. `load_pixels()` decodes all of them once; from then on a batch is one gather.
+    `dataset[i]` opens one file. `load_pixels()` decodes all of them once, as `make_loaders` does, whose batches are
+    then one gather from memory.
 
     Raises InputError where the CSV has no such columns or rows, or a label is not among `classes`.
     """
@@ -70,13 +72,6 @@ class ManifestDataset(Dataset[tuple[Any, int]]):
         if self.transform is not None:
             return self.transform(open_image(path)), label
         return to_channels_first(read_pixels(path)[None])[0], label
-
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        """The samples at `indices`: uint8 (B, C, H, W) and int64 (B,) once pixels are loaded, else a list of pairs."""
-        if self._pixels is None:
-            return [self[index] for index in indices]
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        return self._pixels[chosen], torch.from_numpy(self.labels)[chosen]
 
     @property
     def has_pixels(self) -> bool:
@@ -129,26 +124,45 @@ def number_labels(
     table: pd.DataFrame, csv_path: Path, classes: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], list[str]]:
     """The int64 labels of the rows and the class names that they index (see ManifestDataset)."""
+    column = find_column(table, LABEL_COLUMNS, "a label", csv_path)
     beside = csv_path.parent / "dataset.json"
-    if classes is None and "class" in table.columns and beside.is_file():
-        classes = read_dataset_info(beside).classes
-    if classes is not None and "class" in table.columns:
-        names = table["class"]
-    else:
-        names = table[find_column(table, LABEL_COLUMNS, "a label", csv_path)]
-    values = cast("list[str]", names.tolist())
+    if classes is None and "class" in table.columns:
+        classes = read_dataset_info(beside).classes if beside.is_file() else name_labels(table, column)
+    names = table["class"] if classes is not None and "class" in table.columns else table[column]
+    rows: list[tuple[int, str]] = list(zip((table.index + 2).tolist(), names.tolist(), strict=True))
     if classes is None:
-        classes = list_classes(values)
+        classes = list_classes(rows, csv_path)
     number = {name: index for index, name in enumerate(classes)}
-    unknown = [f"row {row}: {value!r}" for row, value in enumerate(values, start=2) if value not in number]
+    unknown = [f"row {row}: {name!r}" for row, name in rows if name not in number]
     if unknown:
         raise InputError(list_findings(f"{csv_path}: labels that are not among the classes", unknown))
-    return np.array([number[value] for value in values], dtype=np.int64), list(classes)
+    return np.array([number[name] for _, name in rows], dtype=np.int64), list(classes)
 
 
-def list_classes(values: Sequence[str]) -> list[str]:
-    """Class names of a CSV without a list of them: 0 to the largest where all are whole numbers, else those it has."""
-    distinct = set(values)
-    if all(value.isdecimal() and str(int(value)) == value for value in distinct):
-        return [str(number) for number in range(max(map(int, distinct)) + 1)]
-    return order_classes(distinct)
+def name_labels(table: pd.DataFrame, column: str) -> list[str] | None:
+    """Class names in the order of the whole numbers in `column`, from the column `class` beside it.
+
+    A number that no row has keeps its digits for a name. None where the two columns do not go together.
+    """
+    pairs = set(zip(table[column], table["class"], strict=True))
+    names = {int(label): name for label, name in pairs if label.isdecimal()}
+    if not len(names) == len(pairs) == len(set(names.values())) or max(names) >= MOST_CLASSES:
+        return None
+    return [names.get(number, str(number)) for number in range(max(names) + 1)]
+
+
+def list_classes(rows: Sequence[tuple[int, str]], csv_path: Path) -> list[str]:
+    """Class names of a CSV without a list of them: 0 to the largest where all are whole numbers, else those it has.
+
+    Raises InputError for blank labels, and for numbers too large to be class indices.
+    """
+    blank = [f"row {row}" for row, name in rows if not name.strip()]
+    if blank:
+        raise InputError(list_findings(f"{csv_path}: labels are blank", blank))
+    distinct = {name for _, name in rows}
+    if not all(name.isdecimal() and str(int(name)) == name for name in distinct):
+        return order_classes(distinct)
+    largest = max(map(int, distinct))
+    if largest >= MOST_CLASSES:
+        raise InputError(f"{csv_path}: the label {largest} is too large for a class index; give the list of classes.")
+    return [str(number) for number in range(largest + 1)]

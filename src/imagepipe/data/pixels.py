@@ -1,6 +1,7 @@
 """Decoding images to arrays: one file when one is asked for, all of them in parallel when a loader wants them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,31 +34,28 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def read_all_pixels(paths: Sequence[Path], jobs: int) -> NDArray[np.uint8]:
-    """All images as one uint8 array (N, H, W, C), decoded by `jobs` processes.
+    """All images (at least one) as one uint8 array (N, H, W, C), decoded by `jobs` processes.
 
     Raises InputError where an image cannot be decoded or differs in size from the first.
     """
-    pixels = np.empty((0,), np.uint8)
+    shape = read_pixels(paths[0]).shape
+    pixels = np.empty((len(paths), *shape), np.uint8)
     filled = 0
-    for part in map_chunks(read_chunk, paths, jobs):
-        if not filled:
-            pixels = np.empty((len(paths), *part.shape[1:]), np.uint8)
-        if part.shape[1:] != pixels.shape[1:]:
-            raise InputError(describe_mismatch(paths[filled], part.shape[1:], pixels.shape[1:]))
+    for part in map_chunks(partial(read_chunk, shape=shape), paths, jobs):
         pixels[filled : filled + len(part)] = part
         filled += len(part)
     return pixels
 
 
-def read_chunk(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Images of one size as uint8 (n, H, W, C)."""
-    images = [read_pixels(path) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
-            raise InputError(describe_mismatch(path, image.shape, images[0].shape))
+def read_chunk(paths: Sequence[Path], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Images of the shape (H, W, C) as uint8 (n, H, W, C); another shape is an InputError that names the file."""
+    images: list[NDArray[np.uint8]] = []
+    for path in paths:
+        image = read_pixels(path)
+        if image.shape != shape:
+            raise InputError(
+                f"{path}: shape (H, W, C) is {image.shape}, but the first image has {shape}; "
+                "a batch needs images of one size."
+            )
+        images.append(image)
     return np.stack(images)
-
-
-def describe_mismatch(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    """The message for an image of another size (H, W, C) than the first."""
-    return f"{path}: shape (H, W, C) is {found}, but the first image has {expected}; a batch needs images of one size."

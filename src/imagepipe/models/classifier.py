@@ -30,8 +30,8 @@ IMAGENET_STD = [0.229, 0.224, 0.225]
 class ModelInfo(BaseModel):
     """What stands in the model file beside the weights.
 
-    `mean` and `std` are per channel, in [0, 1]; with `normalize: none` they are not used. `manifests` maps `train`,
-    `val`, `test` to the SHA-256 of the manifest that the model was made for.
+    `mean` and `std` are per channel, in [0, 1]; with `normalize: none` they are not used. `manifests` maps `train` and
+    `val` to the SHA-256 of the manifest that the model was made from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -96,7 +96,7 @@ def choose_normalisation(info: ModelInfo) -> tuple[list[float], list[float]]:
 def build_classifier(info: ModelInfo, seed: int) -> Classifier:
     """A classifier with fresh weights that depend on `seed` and the architecture alone; no global state changes."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return Classifier(info)
 
 
@@ -130,10 +130,14 @@ def load_classifier(path: Path) -> Classifier:
     try:
         info = ModelInfo.model_validate_json(metadata[METADATA_KEY])
     except ValidationError as error:
-        raise InputError(f"{path}: its description cannot be read: {error.errors()[0]['msg']}.") from error
-    model = build_classifier(info, 0)
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: its description cannot be read: {where}: {first['msg']}.") from error
     try:
+        model = build_classifier(info, 0)
         model.load_state_dict(tensors)
+    except TypeError as error:
+        raise InputError(f"{path}: its choices {info.choices} do not fit `{info.model}` ({error}).") from error
     except RuntimeError as error:
         raise InputError(f"{path}: its weights do not fit `{info.model}`: {error}") from error
     return model.eval()

@@ -61,7 +61,8 @@ def fit(
 
     with torch.random.fork_rng(devices=[]):
         for epoch in range(1, params.epochs + 1):
-            torch.manual_seed(derive_seed(params.seed, "noise", epoch))  # dropout draws from the global generator
+            # Dropout draws from the global generator; this seeds the CPU's, which alone fork_rng restores.
+            torch.default_generator.manual_seed(derive_seed(params.seed, "noise", epoch))
             loaders.set_epoch(epoch - 1)
             model.train()
 
@@ -72,13 +73,13 @@ def fit(
                 optimiser.step()
 
                 value, rate = loss.item(), optimiser.param_groups[0]["lr"]
-                if not math.isfinite(value):
-                    raise InputError(describe_divergence(value, epoch, len(result.steps), len(loaders.train), rate))
+                check_finite(value, epoch, len(result.steps) % len(loaders.train) + 1, rate)
                 schedule.step()
                 result.steps.append({"update": len(result.steps) + 1, "epoch": epoch, "loss": value, "lr": rate})
                 progress.advance(len(labels), value)
 
             train, val = measure(model, train_sample), measure(model, loaders.val)
+            check_finite(train.loss + val.loss, epoch, len(loaders.train), result.steps[-1]["lr"])
             row: Row = {
                 "epoch": epoch,
                 "updates": len(result.steps),
@@ -117,10 +118,10 @@ def is_better(row: Row, best: Row) -> bool:
     return not best or (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
 
 
-def describe_divergence(value: float, epoch: int, updates: int, batches: int, rate: float) -> str:
-    """The message for a loss that is not a finite number."""
-    batch = updates % batches + 1
-    return (
-        f"the loss became {value} in epoch {epoch}, batch {batch}, at a learning rate of {rate:g}; no model was "
-        "written. Lower train.lr, or look at train.normalize."
-    )
+def check_finite(loss: float, epoch: int, batch: int, rate: float) -> None:
+    """Raise InputError, before anything is written, where a loss is no longer a number."""
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the loss became {loss} in epoch {epoch}, batch {batch}, at a learning rate of {rate:g}; no model was "
+            "written. Lower train.lr, or look at train.normalize."
+        )

@@ -1,5 +1,6 @@
 """[torch] The train stage: manifests and images in, a model file and its history out. The test split is never read."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pandas as pd
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import hash_file, write_csv, write_json
-from imagepipe.core.manifest import SPLITS, DatasetInfo, check_labels, read_dataset_info, read_manifest
+from imagepipe.core.manifest import DatasetInfo, check_labels, read_dataset_info, read_manifest
 from imagepipe.core.seeds import derive_seed
 from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders, shuffle_positions
 from imagepipe.data.dataset import ManifestDataset
@@ -58,7 +59,9 @@ def train_model(
     train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
     whole_train = make_eval_loader(train, params.eval_batch_size, options)
 
-    with Progress(params.epochs, len(train)) as progress:
+    check_last_batch(model, train, params)
+    seen = min(len(train), len(loaders.train) * params.batch_size)
+    with Progress(params.epochs, seen) as progress:
         result = fit(model, loaders, train_sample, params, progress, lambda so_far: write_tables(so_far, reports_dir))
     model.load_state_dict(result.best_weights)
     trained = Trained(
@@ -93,8 +96,22 @@ def describe_model(params: TrainParams, info: DatasetInfo, manifests_dir: Path) 
         image=info.image,
         mean=info.mean,
         std=info.std,
-        manifests={split: hash_file(manifests_dir / f"{split}.csv") for split in SPLITS},
+        manifests={split: hash_file(manifests_dir / f"{split}.csv") for split in ("train", "val")},
     )
+
+
+def check_last_batch(model: Classifier, train: ManifestDataset, params: TrainParams) -> None:
+    """Raise InputError where the last batch holds one image and the model's batch norm cannot train on one."""
+    if params.drop_last or len(train) % params.batch_size != 1:
+        return
+    image, _ = train[0]
+    try:
+        copy.deepcopy(model).train()(image[None])
+    except ValueError as error:
+        raise InputError(
+            f"train.batch_size: {params.batch_size} leaves a last batch of one of {len(train)} images, on which batch "
+            "norm cannot train; choose another size, or set train.drop_last to true."
+        ) from error
 
 
 def sample_positions(count: int, params: TrainParams) -> list[int]:
