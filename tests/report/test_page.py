@@ -38,7 +38,7 @@ def write_report(folder: Path, info: DatasetInfo, wrong: int = 2) -> str:
     training = {
         "train": {"accuracy": 1.0, "loss": 0.1},
         "val": {"accuracy": 0.5, "loss": 0.7},
-        "best_epoch": 2,
+        "kept_epoch": 2,
         "epochs": 3,
         "updates": 1234,
         "weights": 650,

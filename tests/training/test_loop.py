@@ -116,7 +116,7 @@ def test_the_loss_of_sure_logits_goes_below_the_floor_of_a_softmax_before_it() -
 
 def test_a_fitted_model_goes_below_that_floor() -> None:
     result = run_fit(make_model(), make_shades(40), make_shades(20), make_params(epochs=30, lr=0.5))
-    assert result.best["val_loss"] < 0.1
+    assert result.kept["val_loss"] < 0.1
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_a_fitted_model_goes_below_that_floor() -> None:
 )
 def test_classes_that_can_be_told_apart_are_told_apart(model: Callable[[], nn.Module]) -> None:
     result = run_fit(model(), make_shades(40), make_shades(20), make_params(epochs=20, optimizer="adam", lr=0.02))
-    assert result.best["val_accuracy"] == 1.0
-    assert result.best["train_accuracy"] == 1.0
+    assert result.kept["val_accuracy"] == 1.0
+    assert result.kept["train_accuracy"] == 1.0
 
 
 def test_history_has_a_row_an_epoch_and_steps_have_a_row_an_update() -> None:
@@ -200,9 +200,9 @@ def test_the_best_weights_are_those_of_the_best_epoch_and_not_of_the_last() -> N
     )
     losses = [row["val_loss"] for row in result.history]
     assert losses == sorted(losses)
-    assert result.best["epoch"] == 1
-    assert same_weights(result.best_weights, weights[0])
-    assert not same_weights(result.best_weights, copy_weights(model))
+    assert result.kept["epoch"] == 1
+    assert same_weights(result.kept_weights, weights[0])
+    assert not same_weights(result.kept_weights, copy_weights(model))
 
 
 def make_gap(position: int) -> TensorDataset:

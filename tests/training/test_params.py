@@ -20,6 +20,7 @@ VALUES: dict[str, Any] = {
     "train_measured": 0,
     "shuffle": True,
     "drop_last": False,
+    "keep": "best",
     "optimizer": "sgd",
     "lr": 0.1,
     "momentum": 0.0,

@@ -75,7 +75,7 @@ def test_metrics_are_those_of_the_best_epoch_on_all_of_train_and_val(made: Path)
     run(made, epochs=4, train_measured=2)
     metrics = json.loads(read_outputs(made)["metrics.json"])
     history = pd.read_csv(made / "run" / "reports" / "history.csv").set_index("epoch")
-    best = history.loc[metrics["best_epoch"]]
+    best = history.loc[metrics["kept_epoch"]]
     assert best["val_accuracy"] == history["val_accuracy"].max()
     model = load_classifier(made / "run" / "model.safetensors")
     for split in ("train", "val"):
@@ -90,7 +90,7 @@ def test_metrics_are_those_of_the_best_epoch_on_all_of_train_and_val(made: Path)
 def test_what_a_run_returns_is_what_it_wrote(made: Path) -> None:
     trained = run(made)
     metrics = json.loads(read_outputs(made)["metrics.json"])
-    assert trained.best["epoch"] == metrics["best_epoch"]
+    assert trained.kept["epoch"] == metrics["kept_epoch"]
     assert metrics["train"]["loss"] == pytest.approx(trained.train.loss, abs=1e-6)
     assert metrics["val"]["accuracy"] == pytest.approx(trained.val.accuracy, abs=1e-6)
     images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)

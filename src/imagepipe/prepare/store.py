@@ -4,6 +4,7 @@ Only what is new, changed or damaged is encoded; what no record names is removed
 nothing. PNGs are written by rename without fsync, since the index, which is fsynced and written last, exposes damage.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,8 +45,8 @@ def store_images(records: Sequence[Record], images_dir: Path, jobs: int) -> Stor
     with report_write_errors(images_dir):
         images_dir.mkdir(parents=True, exist_ok=True)
         known = read_index(images_dir / INDEX)
-        for folder in {(images_dir / record.key).parent for record in records}:
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in {record.key.rpartition("/")[0] for record in records}:
+            (images_dir / folder).mkdir(parents=True, exist_ok=True)
     store = partial(store_chunk, images_dir=images_dir)
     work = [(record, known.get(record.key)) for record in records]
     stored: list[StoredImage] = []
@@ -53,7 +54,7 @@ def store_images(records: Sequence[Record], images_dir: Path, jobs: int) -> Stor
     for rows, count in map_chunks(store, work, jobs):
         stored += rows
         encoded += count
-    remove_strangers(images_dir, {f"{record.key}.png" for record in records})
+    remove_strangers(images_dir, {INDEX, INDEX_HASH, *(f"{record.key}.png" for record in records)})
     write_index(images_dir / INDEX, stored)
     return Stored({row.key: row.facts for row in stored}, encoded)
 
@@ -97,13 +98,19 @@ def place_png(path: Path, png: bytes) -> None:
 
 
 def remove_strangers(images_dir: Path, wanted: set[str]) -> None:
-    """Remove every file that no record names, and the folders that this leaves empty."""
-    for path in sorted(images_dir.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path.relative_to(images_dir).as_posix() not in wanted:
-            path.unlink()
+    """Remove every file whose path below `images_dir` is not `wanted`, every link, and the folders left empty."""
+    for name, folders, files in os.walk(images_dir, topdown=False):
+        folder = Path(name)
+        below = folder.relative_to(images_dir).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        for file in files:
+            if prefix + file not in wanted:
+                (folder / file).unlink()
+        for child in map(folder.joinpath, folders):
+            if child.is_symlink():
+                child.unlink()
+            elif not any(child.iterdir()):
+                child.rmdir()
 
 
 def write_index(path: Path, stored: Iterable[StoredImage]) -> None:

@@ -29,12 +29,12 @@ class Score:
 
 @dataclass(slots=True)
 class Fit:
-    """What a run leaves: a row an epoch, a row an update, and the weights of the epoch with the best val accuracy."""
+    """What a run leaves: a row an epoch, a row an update, and the weights of the epoch that `train.keep` names."""
 
     history: list[Row] = field(default_factory=list[Row])
     steps: list[Row] = field(default_factory=list[Row])
-    best: Row = field(default_factory=dict[str, int | float])
-    best_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    kept: Row = field(default_factory=dict[str, int | float])
+    kept_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def fit(
@@ -89,9 +89,9 @@ def fit(
                 "val_accuracy": val.accuracy,
             }
             result.history.append(row)
-            if is_better(row, result.best):
-                result.best = row
-                result.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            if params.keep == "last" or is_better(row, result.kept):
+                result.kept = row
+                result.kept_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             progress.finish_epoch(row)
             on_epoch(result)
     return result

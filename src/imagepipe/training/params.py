@@ -37,6 +37,7 @@ class TrainParams(Params):
     train_measured: Annotated[int, Field(ge=0)]
     shuffle: bool
     drop_last: bool
+    keep: Literal["best", "last"]
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"]
     lr: Annotated[float, Field(gt=0)]
     momentum: Share

@@ -20,10 +20,10 @@ from imagepipe.training.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The model of the best epoch and how it does on the whole train split and on val."""
+    """The model of the epoch that is kept, and how it does on the whole train split and on val."""
 
     model: Classifier
-    best: Row
+    kept: Row
     train: Score
     val: Score
 
@@ -63,12 +63,12 @@ def train_model(
     seen = min(len(train), len(loaders.train) * params.batch_size)
     with Progress(params.epochs, seen) as progress:
         result = fit(model, loaders, train_sample, params, progress, lambda so_far: write_tables(so_far, reports_dir))
-    model.load_state_dict(result.best_weights)
+    model.load_state_dict(result.kept_weights)
     trained = Trained(
         model,
-        result.best,
+        result.kept,
         measure(model, whole_train),
-        Score(float(result.best["val_loss"]), float(result.best["val_accuracy"])),
+        Score(float(result.kept["val_loss"]), float(result.kept["val_accuracy"])),
     )
     save_classifier(model, model_path)
     write_json(reports_dir / "metrics.json", summarise(trained, result))
@@ -129,12 +129,12 @@ def write_tables(result: Fit, reports_dir: Path) -> None:
 
 
 def summarise(trained: Trained, result: Fit) -> dict[str, object]:
-    """`metrics.json` of the train stage: the best epoch, measured on all of train and all of val."""
+    """`metrics.json` of the train stage: the epoch that is kept, measured on all of train and all of val."""
     weights = sum(weight.numel() for weight in trained.model.parameters())
     return {
         "train": {"loss": trained.train.loss, "accuracy": trained.train.accuracy},
         "val": {"loss": trained.val.loss, "accuracy": trained.val.accuracy},
-        "best_epoch": trained.best["epoch"],
+        "kept_epoch": trained.kept["epoch"],
         "epochs": len(result.history),
         "updates": len(result.steps),
         "weights": weights,
