@@ -147,7 +147,7 @@ def print_table(results: list[Measured]) -> None:
             str(len(found.differing_outputs)),
             "yes" if found.kept else "NO",
         )
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 def main() -> None:

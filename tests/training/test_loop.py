@@ -188,6 +188,13 @@ def test_the_first_epoch_is_better_than_none() -> None:
     assert is_better({"val_accuracy": 0.0, "val_loss": 9.0}, {})
 
 
+def test_the_last_weights_are_kept_where_the_params_say_so() -> None:
+    model = make_model()
+    result = run_fit(model, make_shades(20), make_shades(10, flipped=True), make_params(epochs=4, lr=0.02, keep="last"))
+    assert result.kept["epoch"] == 4
+    assert same_weights(result.kept_weights, copy_weights(model))
+
+
 def test_the_best_weights_are_those_of_the_best_epoch_and_not_of_the_last() -> None:
     """Val's labels are the wrong way round, so each epoch makes its loss worse."""
     model, weights = make_model(), list[dict[str, Tensor]]()
