@@ -14,7 +14,7 @@ help:
 	@echo 'make test-fast            the same without the slow tests'
 	@echo 'make check                format, lint and types only'
 	@echo 'make bench                measure what the README promises (needs the MNIST files, see benchmarks/)'
-	@echo 'make clean                remove what the pipeline wrote here; .venv and the DVC cache stay'
+	@echo 'make clean                remove what the pipeline wrote here; .venv, the metrics in Git and the DVC cache stay'
 
 # The stamp is written last and holds the hash of all that decides the environment,
 # so an interrupted or outdated installation is redone.
@@ -48,5 +48,5 @@ bench: env
 	python benchmarks/promises.py
 
 clean:
-	rm -rf data/raw data/images data/manifests models reports dvc_plots show.png
+	git clean -fdXq data models reports dvc_plots show.png
 	find src stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

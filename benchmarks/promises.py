@@ -20,6 +20,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dvc.utils.serialize import modify_yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -76,8 +77,8 @@ def run_recipe(recipe: str, mnist: Path, folder: Path) -> tuple[float, str]:
     project = folder / "project"
     subprocess.run(["git", "clone", "--quiet", ROOT, project], check=True)
     subprocess.run(["imagepipe", "use", f"recipes/{recipe}.yaml"], cwd=project, env=environment, check=True)
-    params = (project / "params.yaml").read_text("utf-8")
-    (project / "params.yaml").write_text(params.replace("mirror: ''", f"mirror: {mnist}"), "utf-8")
+    with modify_yaml(project / "params.yaml") as params:
+        params["run"]["mirror"] = str(mnist)
     started = time.perf_counter()
     done = subprocess.run(["dvc", "repro"], cwd=project, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - started
@@ -163,6 +164,8 @@ def main() -> None:
         recipes = [recipe for recipe in recipes if recipe == "digits"]
     if shutil.which("git") is None:
         sys.exit("git is needed for the scratch copies")
+    if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True).stdout:
+        print("note: what is not committed is not measured")
     results = [measure_recipe(recipe, arguments.mnist.resolve()) for recipe in recipes]
     print_table(results)
     if arguments.json:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -21,8 +22,8 @@ def main(source: Path, raw_dir: Path, images_dir: Path, manifests_dir: Path) -> 
     counts = {split: sum(classes.values()) for split, classes in prepared.info.counts.items()}
     spread = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"split: {spread}; {prepared.encoded} encoded, {sum(counts.values()) - prepared.encoded} kept as they were")
-    for part in sorted({record.part for record in records if record.part}):
-        print(f"split: {part} is the source's own part" + ("; val is cut from it" if part == "train" else ""))
+    for part in cast("list[str]", prepared.info.split["official"]):
+        print(f"split: {part} is the source's own part and was not split again; split.fractions.{part} is not used")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The README says what is so: its code runs, its output is what is printed."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from imagepipe.evaluation.metrics import describe_accuracy
 from tests.conftest import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -49,6 +51,18 @@ def test_every_recipe_and_every_known_set_is_named() -> None:
     recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {"base"}
     assert all(f"`{recipe}`" in README for recipe in recipes)
     assert all(name in README for name in SETS)
+
+
+def test_every_recipe_says_at_its_head_what_it_reaches() -> None:
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        head = "".join(line for line in path.read_text("utf-8").splitlines(True) if line.startswith("#"))
+        assert path.stem == "base" or re.search(rf"make repro RECIPE={path.stem}\n#\n# Reaches \d\d\.\d+ %", head)
+
+
+def test_the_default_result_is_the_committed_one() -> None:
+    test = json.loads((ROOT / "reports/evaluate/metrics.json").read_text("utf-8"))["test"]
+    assert describe_accuracy(test, 0.95) in README
+    assert f"{100 * test['accuracy']:.2f} %, {100 * test['accuracy_low']:.2f}–" in README
 
 
 def test_the_rerun_table_has_every_section() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from imagepipe.core.config import find_node, list_keys, load_section, parse_yaml, read_yaml
 from imagepipe.core.errors import InputError
 from imagepipe.recipes import SECTIONS
+from imagepipe.report.balance import BalanceParams
 from imagepipe.training.params import TrainParams
 
 Load = Callable[..., Any]
@@ -281,7 +282,7 @@ def test_a_key_without_a_value_is_said_to_hold_nothing(load: Load, section: str,
 
 def test_a_value_in_place_of_a_section_is_named(load: Load) -> None:
     message = refuse(load, "train", "  mlp:\n    hidden: 100", "  mlp: 100")
-    assert "train.mlp: found 100; expected a valid dictionary" in message
+    assert "train.mlp: found 100; expected `key: value` pairs" in message
 
 
 @pytest.mark.parametrize(
@@ -371,3 +372,11 @@ def test_finds_the_deepest_part_that_the_file_has() -> None:
 )
 def test_lists_the_keys_of_a_section(path: list[str], names: list[str]) -> None:
     assert list_keys(TrainParams, path) == names
+
+
+def test_names_an_unknown_section_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("balance:\n  max_ratio: 1.5\nseed: 5\nbalnce: {}\n")
+    with pytest.raises(InputError) as caught:
+        load_section("balance", BalanceParams, tmp_path / "params.yaml")
+    assert "params.yaml:3: seed: unknown section" in str(caught.value)
+    assert "params.yaml:4: balnce: unknown section; did you mean `balance`?" in str(caught.value)

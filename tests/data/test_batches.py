@@ -291,3 +291,14 @@ def test_an_empty_dataset_is_refused(split: str) -> None:
 def test_an_eval_loader_over_no_positions_is_refused() -> None:
     with pytest.raises(InputError, match="no images"):
         make_eval_loader(make_numbered(5), 2, LoaderOptions(), [])
+
+
+def test_manifests_that_number_their_classes_differently_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text("path,label\na.png,cat\na.png,cow\na.png,dog\n")
+    (tmp_path / "val.csv").write_text("path,label\na.png,cat\na.png,dog\n")
+    train, val = (ManifestDataset(tmp_path / name, tmp_path) for name in ("train.csv", "val.csv"))
+    with pytest.raises(InputError, match=r"only in train: \['cow'\], only in the other: \[\]\); open the other with"):
+        make_loaders(train, val, batch_size=2)
+    bound = ManifestDataset(tmp_path / "val.csv", tmp_path, classes=train.classes)
+    assert list_labels(make_loaders(train, bound, batch_size=2).val) == [0, 2]

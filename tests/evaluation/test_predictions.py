@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.files import write_csv
+from imagepipe.core.files import hash_file, write_csv
 from imagepipe.evaluation.predictions import check_fit, predict_splits, read_predictions, tabulate_predictions
 from imagepipe.models.classifier import ModelInfo, build_classifier, save_classifier
 from tests.made import CLASSES, make_dataset, make_dataset_info, make_model_info
@@ -120,4 +120,12 @@ def test_refuses_an_empty_test_split(tmp_path: Path) -> None:
     make_dataset(tmp_path, {"train": 3, "val": 2, "test": 0})
     save_model(tmp_path / "m.safetensors", make_model_info())
     with pytest.raises(InputError, match=r"test\.csv: the test split is empty; raise split\.fractions\.test"):
+        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+
+
+def test_refuses_a_model_of_another_split(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 2, "test": 2})
+    made_of = {"train": hash_file(tmp_path / "train.csv"), "val": "0" * 64}
+    save_model(tmp_path / "m.safetensors", make_model_info().model_copy(update={"manifests": made_of}))
+    with pytest.raises(InputError, match=r"val\.csv: not the manifest that .*m\.safetensors was made from"):
         predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)

@@ -158,7 +158,7 @@ def test_the_description_repeats_source_and_params(tmp_path: Path, make_records:
         "limit_per_split": 0,
         "limit_choice": "balanced",
         "layout": "single",
-        "official": ["test", "train"],
+        "official": ["test"],
     }
     assert info["image"] == {"mode": "L", "width": 5, "height": 4}
 

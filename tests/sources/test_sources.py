@@ -50,3 +50,9 @@ def test_an_unknown_source_in_the_description_names_the_file(tmp_path: Path) -> 
     (tmp_path / "source.json").write_text(json.dumps(info.model_dump() | {"source": "folders"}), "utf-8")
     with pytest.raises(InputError, match=r"source\.json: source: unknown source `folders`; .*Known: digits"):
         read_records(tmp_path)
+
+
+def test_a_folder_that_the_source_would_not_read_is_refused(tmp_path: Path) -> None:
+    params = FetchParams(source="digits", name="", options="", path="photos")
+    with pytest.raises(InputError, match=r"fetch\.path: found photos, but the source `digits` reads no folder; exp"):
+        fetch_source(params, RunParams(jobs=1, workers=0, mirror="", cache_dir=""), tmp_path)

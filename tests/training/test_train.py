@@ -277,3 +277,17 @@ def test_history_measures_the_drawn_train_images_only(made: Path) -> None:
     history = pd.read_csv(made / "run" / "reports" / "history.csv")
     assert history["train_accuracy"].tolist() == [pytest.approx(score.accuracy, abs=1e-6)]
     assert history["train_loss"].tolist() == [pytest.approx(score.loss, abs=1e-6)]
+
+
+def test_an_empty_test_split_is_refused_before_training(made: Path) -> None:
+    path = made / "dataset.json"
+    info = json.loads(path.read_text("utf-8"))
+    info["counts"]["test"] = dict.fromkeys(info["classes"], 0)
+    path.write_text(json.dumps(info), "utf-8")
+    with pytest.raises(InputError, match=r"the test split is empty, so nothing could be evaluated; raise split\.frac"):
+        run(made)
+
+
+def test_batches_of_one_that_batch_norm_cannot_take_are_refused(made: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.batch_size: 1 leaves a last batch of one"):
+        run(made, model="cnn", cnn=CNN, batch_size=1)

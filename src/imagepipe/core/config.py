@@ -18,6 +18,7 @@ from ruamel.yaml.reader import ReaderError
 from imagepipe.core.errors import InputError, list_findings, suggest_name
 
 PARAMS_FILE = Path("params.yaml")
+SECTIONS = ("fetch", "split", "balance", "train", "evaluate", "run")
 
 
 class Params(BaseModel):
@@ -107,6 +108,13 @@ def check_section(name: str, model: type[Section], values: dict[str, Any], tree:
     """As `load_section`, from what `read_yaml` gave; `path` is for messages only."""
     if name not in values:
         raise InputError(f"{path}: section `{name}` is missing; {suggest_name(name, map(str, values))}.")
+    unknown = [
+        f"{path}:{find_node(tree, [key])[0].start_mark.line + 1}: {key}: unknown section; {suggest_name(key, SECTIONS)}"
+        for key in map(str, values)
+        if key not in SECTIONS
+    ]
+    if unknown:
+        raise InputError(list_findings("wrong parameters", unknown))
     try:
         return model.model_validate(values[name])
     except ValidationError as error:
@@ -127,7 +135,7 @@ def describe_problem(path: Path, tree: MappingNode, section: str, model: type[Ba
     message = details["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{where}: {message}"
-    expected = message.replace("Input should be", "expected")
+    expected = "expected `key: value` pairs" if kind == "model_type" else message.replace("Input should be", "expected")
     found = describe_value(value_node, details["input"])
     quote = kind == "string_type" and isinstance(value_node, ScalarNode) and value_node.value
     return f"{where}: found {found}; {expected}" + (f'; put it in quotes to mean text: "{found}"' if quote else "")

@@ -62,11 +62,12 @@ class EpochSampler(Sampler[int]):
 
 @dataclass(frozen=True, slots=True)
 class LoaderOptions:
-    """Machine knobs that change no batch: worker processes, how they start, processes that decode."""
+    """Worker processes, how they start, processes that decode; and the seed of what transforms draw in workers."""
 
     workers: int = 0
     start_method: str | None = None
     jobs: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,9 @@ class Loaders:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass over `train` the one of `epoch` (from 0); without it, every pass is the next epoch."""
-        if isinstance(self.order, EpochSampler):
-            self.order.set_epoch(epoch)
+        set_epoch = getattr(self.order, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
 
 
 def make_loaders(
@@ -105,7 +107,8 @@ def make_loaders(
     (B,) by one gather a batch. `sampler` decides the train order instead of `shuffle`. `workers` processes load ahead
     (`start_method` `fork` or `spawn`); they change no batch.
 
-    Raises InputError for an empty dataset, or a train set that has no full batch while `drop_last` is set. Warns where
+    Raises InputError for an empty dataset, manifests that number their classes differently, or a train set that has no
+    full batch while `drop_last` is set. Warns where
     `shuffle` is False and the rows stand in the order of their classes.
     """
     count = count_samples(train)
@@ -124,7 +127,9 @@ def make_loaders(
             "train.drop_last leaves no batch; lower the one or set the other to false."
         )
 
-    options = LoaderOptions(workers, start_method, jobs)
+    for other in (val, test):
+        check_classes(train, other)
+    options = LoaderOptions(workers, start_method, jobs, derive_seed(seed, "workers"))
     return Loaders(
         open_loader(train, batches, options),
         None if val is None else make_eval_loader(val, eval_batch_size, options),
@@ -155,7 +160,7 @@ def open_loader(dataset: Dataset[Any], batches: BatchSampler, options: LoaderOpt
         num_workers=options.workers,
         collate_fn=collate,
         multiprocessing_context=options.start_method if options.workers else None,
-        generator=torch.Generator(),  # its own, or each pass would draw from the global one
+        generator=torch.Generator().manual_seed(options.seed),  # its own, or each pass would draw from the global one
     )
 
 
@@ -180,6 +185,18 @@ class GatheredDataset(Dataset[Any]):
 def keep_batch(batch: Any) -> Any:
     """The batch as `__getitems__` made it."""
     return batch
+
+
+def check_classes(train: Dataset[Any], other: Dataset[Any] | None) -> None:
+    """Raise InputError where two manifests number their classes differently."""
+    if isinstance(train, ManifestDataset) and isinstance(other, ManifestDataset) and train.classes != other.classes:
+        only = [
+            sorted(set(one) - set(two)) for one, two in ((train.classes, other.classes), (other.classes, train.classes))
+        ]
+        raise InputError(
+            f"two datasets number their classes differently (only in train: {only[0]}, only in the other: {only[1]}); "
+            "open the other with classes=train.classes."
+        )
 
 
 def count_samples(dataset: Dataset[Any]) -> int:

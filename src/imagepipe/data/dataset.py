@@ -31,9 +31,9 @@ class ManifestDataset(Dataset[tuple[Any, int]]):
     `file,target`). `image` is a uint8 tensor (C, H, W), or whatever `transform` makes of the PIL image; `label` is an
     int from 0. `split` keeps the rows whose `split` column says so.
 
-    Labels that are whole numbers from 0 are taken as they are; text is numbered in the order of `classes`, which is
-    given, found in the `dataset.json` beside a manifest, or made from the names in the CSV. Give a second CSV the first
-    one's `dataset.classes`, so that a class that it lacks shifts no number.
+    Without `classes`, labels that are whole numbers from 0 are taken as they are. Else they are names, numbered in the
+    order of `classes`, which is given, found in the `dataset.json` beside a manifest, or made from the names in the
+    CSV. Give a second CSV the first one's `dataset.classes`, so that a class that it lacks shifts no number.
 
     `dataset[i]` opens one file. `load_pixels()` decodes all of them once, as `make_loaders` does, whose batches are
     then one gather from memory.

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError
+from imagepipe.core.files import hash_file
 from imagepipe.core.manifest import DatasetInfo, check_labels, read_dataset_info, read_manifest, read_text_table
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def predict_splits(
     model = load_classifier(model_path)
     info = read_dataset_info(manifests_dir / "dataset.json")
     check_fit(model.info, info, model_path)
+    check_manifests(model.info, manifests_dir, model_path)
     tables: list[pd.DataFrame] = []
     for split in ("val", "test"):
         path = manifests_dir / f"{split}.csv"
@@ -70,6 +72,14 @@ def check_fit(model: "ModelInfo", info: DatasetInfo, model_path: Path) -> None:
     if model.image != info.image:
         made, found = (f"{image.mode} {image.width}×{image.height}" for image in (model.image, info.image))
         raise InputError(f"{model_path}: made for {made} images, but these are {found}; train it again.")
+
+
+def check_manifests(model: "ModelInfo", manifests_dir: Path, model_path: Path) -> None:
+    """Raise InputError where train or val are not those of the model: its own train images could stand in test now."""
+    for split, expected in model.manifests.items():
+        path = manifests_dir / f"{split}.csv"
+        if not path.is_file() or hash_file(path) != expected:
+            raise InputError(f"{path}: not the manifest that {model_path} was made from; train it again.")
 
 
 def tabulate_predictions(manifest: pd.DataFrame, logits: NDArray[np.float32], classes: list[str]) -> pd.DataFrame:

@@ -104,7 +104,7 @@ def describe_dataset(
         source=source.model_dump(),
         split={
             **params.model_dump(),
-            "official": sorted({record.part for record in records if record.part}),
+            "official": sorted({record.part for record in records if record.part == splits[record.key] != "train"}),
         },
     )
 

@@ -42,9 +42,9 @@ class Stored:
 
 def store_images(records: Sequence[Record], images_dir: Path, jobs: int) -> Stored:
     """Bring `images_dir` to hold just the PNGs of `records` (`<key>.png`) and their index, with `jobs` processes."""
+    known = read_index(images_dir / INDEX)
     with report_write_errors(images_dir):
         images_dir.mkdir(parents=True, exist_ok=True)
-        known = read_index(images_dir / INDEX)
         for folder in {record.key.rpartition("/")[0] for record in records}:
             (images_dir / folder).mkdir(parents=True, exist_ok=True)
     store = partial(store_chunk, images_dir=images_dir)
@@ -54,7 +54,8 @@ def store_images(records: Sequence[Record], images_dir: Path, jobs: int) -> Stor
     for rows, count in map_chunks(store, work, jobs):
         stored += rows
         encoded += count
-    remove_strangers(images_dir, {INDEX, INDEX_HASH, *(f"{record.key}.png" for record in records)})
+    with report_write_errors(images_dir):
+        remove_strangers(images_dir, {INDEX, INDEX_HASH, *(f"{record.key}.png" for record in records)})
     write_index(images_dir / INDEX, stored)
     return Stored({row.key: row.facts for row in stored}, encoded)
 

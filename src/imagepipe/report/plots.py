@@ -98,7 +98,8 @@ def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
             style: dict[str, Any] = {"color": COLOURS[split], "marker": marker, "markersize": 3, "linewidth": 1.3}
             losses.plot(history["updates"], history[f"{split}_loss"], label=f"{split}, after each epoch", **style)
             accuracies.plot(history["updates"], 100 * history[f"{split}_accuracy"], label=split, **style)
-        losses.set_ylim(bottom=0, top=float(steps["loss"].quantile(0.995)) * 1.05 or None)
+        highest = max(steps["loss"].quantile(0.995), history[["train_loss", "val_loss"]].to_numpy().max())
+        losses.set_ylim(bottom=0, top=1.05 * float(highest) or None)
         losses.set(title="loss (cross-entropy, nats)", xlabel="updates", xlim=(0, None))
         accuracies.set(title="accuracy (%)", xlabel="updates", xlim=(0, None))
         losses.legend()

@@ -16,6 +16,7 @@ from imagepipe.evaluation.metrics import (
     measure_predictions,
 )
 from imagepipe.evaluation.params import EvaluateParams
+from imagepipe.evaluation.predictions import read_predictions
 from imagepipe.report.balance import find_majority
 from imagepipe.report.plots import caption_prediction, draw_confusion, draw_curves, draw_grid
 
@@ -31,15 +32,15 @@ def write_results(
     params: EvaluateParams,
 ) -> Metrics:
     """Write predictions, metrics, per-class table, confusion pairs and figures into `results_dir`, all or nothing."""
-    test = predictions[predictions["split"] == "test"]
-    metrics = measure_predictions(predictions, read_majority(balance_dir / "counts.csv"), params.confidence)
     with replace_directory(results_dir) as staging:
         write_csv(staging / "predictions.csv", predictions)
+        predictions = read_predictions(staging / "predictions.csv")  # all that follows can be derived from it again
+        test = predictions[predictions["split"] == "test"]
+        metrics = measure_predictions(predictions, read_majority(balance_dir / "counts.csv"), params.confidence)
         write_json(staging / "metrics.json", metrics)
         write_csv(staging / "per_class.csv", measure_classes(test))
-        write_csv(
-            staging / "confusion.csv", test.loc[:, ["class", "predicted"]].set_axis(["actual", "predicted"], axis=1)
-        )
+        confusion = test.loc[:, ["class", "predicted"]].set_axis(["actual", "predicted"], axis=1)
+        write_csv(staging / "confusion.csv", confusion)
         draw_curves(
             pd.read_csv(train_dir / "history.csv"), pd.read_csv(train_dir / "steps.csv"), staging / "curves.png"
         )

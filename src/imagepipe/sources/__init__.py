@@ -7,7 +7,7 @@ from imagepipe.core.errors import InputError, list_findings, suggest_name
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams
 from imagepipe.sources import digits, torchvision_sets
-from imagepipe.sources.params import FetchParams
+from imagepipe.sources.params import NO_FOLDER, FetchParams
 from imagepipe.sources.records import Record, SourceInfo, read_source_info, write_source_info
 
 SOURCES: dict[str, ModuleType] = {
@@ -17,7 +17,15 @@ SOURCES: dict[str, ModuleType] = {
 
 
 def fetch_source(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
-    """Put the original files of the source that `params` names into the empty folder `raw_dir`, with `source.json`."""
+    """Put the original files of the source that `params` names into the empty folder `raw_dir`, with `source.json`.
+
+    Raises InputError where `fetch.path` names a folder that the source would not read, and whatever the source raises.
+    """
+    if params.path != NO_FOLDER:
+        raise InputError(
+            f"params.yaml: fetch.path: found {params.path}, but the source `{params.source}` reads no folder; "
+            f"expected {NO_FOLDER}."
+        )
     info: SourceInfo = find_source(params.source, "params.yaml: fetch.source").fetch(params, run, raw_dir)
     write_source_info(raw_dir, info)
     return info

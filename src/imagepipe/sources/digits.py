@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import hash_file
+from imagepipe.core.files import hash_file, report_write_errors
 from imagepipe.core.run import RunParams
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.records import ArrayPart, Record, SourceInfo, make_array_records
@@ -28,9 +28,10 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     """
     if params.name or params.options:
         raise InputError("params.yaml: fetch.source is `digits`, which has no name and no options; set both to ''.")
-    with resources.as_file(resources.files("sklearn.datasets.data") / FILE) as shipped:
-        shutil.copyfile(shipped, raw_dir / FILE)
-    found = hash_file(raw_dir / FILE)
+    target = raw_dir / FILE
+    with resources.as_file(resources.files("sklearn.datasets.data") / FILE) as shipped, report_write_errors(target):
+        shutil.copyfile(shipped, target)
+    found = hash_file(target)
     if found != SHA256:
         raise EnvironmentFault(
             f"{FILE} of the installed scikit-learn has SHA-256 {found}, expected {SHA256}; "

@@ -4,8 +4,10 @@ The home is asked through `requests`; a file is believed only when its checksum 
 """
 
 import ipaddress
+import os
 import shutil
 import socket
+import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -87,7 +89,9 @@ def download(url: str, md5: str, target: Path) -> None:
     """
     with report_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
+        handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)  # its own, beside other fetches
+        os.close(handle)
+    part = Path(name)
     problem = ""
     for attempt in range(ATTEMPTS):
         if attempt:

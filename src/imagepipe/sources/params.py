@@ -1,12 +1,13 @@
 """The `fetch:` section of params.yaml."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import StringConstraints, field_validator
 
 from imagepipe.core.config import Params
 
+NO_FOLDER = "data/source"  # what `fetch.path` names where the source reads no folder
 OUTPUT_FOLDERS = ("data/raw", "data/images", "data/manifests", "models", "reports")
 
 
@@ -16,7 +17,7 @@ class FetchParams(Params):
     source: Annotated[str, StringConstraints(min_length=1)]
     name: str
     options: str
-    path: Annotated[str, StringConstraints(min_length=1)]
+    path: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\"$`\\\n]*$")]
 
     @field_validator("path")
     @classmethod
@@ -25,6 +26,8 @@ class FetchParams(Params):
         path = PurePosixPath(value)
         if ".." in path.parts:
             raise ValueError(f"found {value}; expected a folder inside the project or an absolute path, without `..`")
+        if path.is_relative_to(Path.cwd().as_posix()):
+            path = path.relative_to(Path.cwd().as_posix())
         for output in map(PurePosixPath, OUTPUT_FOLDERS):
             if path == output or output in path.parents or path in output.parents:
                 raise ValueError(f"found {value}; expected a folder that no stage writes ({output} is an output)")

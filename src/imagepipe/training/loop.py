@@ -119,7 +119,7 @@ def is_better(row: Row, best: Row) -> bool:
 
 
 def check_finite(loss: float, epoch: int, batch: int, rate: float) -> None:
-    """Raise InputError, before anything is written, where a loss is no longer a number."""
+    """Raise InputError where a loss is no longer a number."""
     if not math.isfinite(loss):
         raise InputError(
             f"the loss became {loss} in epoch {epoch}, batch {batch}, at a learning rate of {rate:g}; no model was "

@@ -42,6 +42,11 @@ def train_model(
     The two tables are rewritten after each epoch, so that plots can be followed while it runs.
     """
     info = read_dataset_info(manifests_dir / "dataset.json")
+    if not sum(info.counts.get("test", {}).values()):
+        raise InputError(
+            f"{manifests_dir}: the test split is empty, so nothing could be evaluated; raise "
+            "split.fractions.test in params.yaml."
+        )
     train, val = (open_split(manifests_dir, images_dir, split, info) for split in ("train", "val"))
     options = LoaderOptions(workers=workers, jobs=jobs)
     model = build_classifier(describe_model(params, info, manifests_dir), derive_seed(params.seed, "weights"))
@@ -101,8 +106,9 @@ def describe_model(params: TrainParams, info: DatasetInfo, manifests_dir: Path) 
 
 
 def check_last_batch(model: Classifier, train: ManifestDataset, params: TrainParams) -> None:
-    """Raise InputError where the last batch holds one image and the model's batch norm cannot train on one."""
-    if params.drop_last or len(train) % params.batch_size != 1:
+    """Raise InputError where a batch holds one image and the model's batch norm cannot train on one."""
+    ends_in_one = len(train) % params.batch_size == 1 and not params.drop_last
+    if params.batch_size > 1 and not ends_in_one:
         return
     image, _ = train[0]
     try:
@@ -110,7 +116,7 @@ def check_last_batch(model: Classifier, train: ManifestDataset, params: TrainPar
     except ValueError as error:
         raise InputError(
             f"train.batch_size: {params.batch_size} leaves a last batch of one of {len(train)} images, on which batch "
-            "norm cannot train; choose another size, or set train.drop_last to true."
+            "norm cannot train; choose another size above 1, or set train.drop_last to true."
         ) from error
 
 
