@@ -35,10 +35,10 @@ check: env-dev
 	pyright
 
 test: check
-	pytest -n 2 --dist loadgroup
+	pytest -n 2
 
 test-fast: check
-	pytest -n 2 --dist loadgroup -m 'not slow'
+	pytest -n 2 -m 'not slow'
 
 format: env-dev
 	ruff format .

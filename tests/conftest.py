@@ -103,7 +103,7 @@ def project(
     copy_project: Callable[[Path], Path],
     run_in: Callable[..., subprocess.CompletedProcess[str]],
 ) -> Path:
-    """A fresh repository in which the default pipeline has run once (tests that use it share the group `pipeline`)."""
+    """A fresh repository in which the default pipeline has run once."""
     folder = copy_project(tmp_path_factory.mktemp("one"))
     done = run_in(folder, "dvc", "repro", TZ="UTC", LC_ALL="C.UTF-8", PYTHONHASHSEED="0")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,7 @@ import pytest
 from imagepipe.core.config import read_yaml
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.slow
 
 # All that must not matter, other than in the first folder.
 TWISTED = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "4242", "MPLBACKEND": "svg"}

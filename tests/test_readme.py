@@ -21,7 +21,6 @@ def find_blocks(language: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("pipeline")
 def test_the_notebook_example_runs_as_it_stands(project: Path, run_in: Run) -> None:
     (code,) = find_blocks("python")
     check = "\nprint(tuple(images.shape), images.dtype, tuple(labels.shape), labels.dtype)"
@@ -30,7 +29,6 @@ def test_the_notebook_example_runs_as_it_stands(project: Path, run_in: Run) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("pipeline")
 def test_commands_of_imagepipe_print_what_the_readme_shows(project: Path, run_in: Run) -> None:
     shown = [block for block in find_blocks("console") if block.startswith("$ imagepipe")]
     assert shown
