@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
@@ -53,9 +54,10 @@ def parse_yaml(raw: bytes, path: Path) -> tuple[dict[str, Any], MappingNode]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
     try:
-        tree = YAML(typ="safe", pure=True).compose(text)
-        check_scalars(tree, path)
-        values = YAML(typ="safe", pure=True).load(text)
+        yaml = YAML(typ="safe", pure=True)
+        tree = yaml.compose(text)
+        check_scalars(tree, yaml.constructor, path)
+        values = None if tree is None else yaml.constructor.construct_document(tree)
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise InputError(f"{path}:{line}: holds a control character, {text[error.position]!r}; remove it.") from error
@@ -73,11 +75,11 @@ def parse_yaml(raw: bytes, path: Path) -> tuple[dict[str, Any], MappingNode]:
     return cast("dict[str, Any]", values), tree
 
 
-def check_scalars(tree: Node | None, path: Path) -> None:
+def check_scalars(tree: Node | None, constructor: SafeConstructor, path: Path) -> None:
     """Raise InputError, with its line, for a scalar that looks like a number or a date and is none."""
     for node in iterate_scalars(tree):
         try:
-            YAML(typ="safe", pure=True).constructor.construct_object(node, deep=True)
+            constructor.construct_object(node, deep=True)
         except (ValueError, LookupError, ArithmeticError, TypeError) as error:
             raise InputError(
                 f"{path}:{node.start_mark.line + 1}: {node.value} cannot be read ({error}); put text in quotes."

@@ -165,6 +165,14 @@ def read_dataset_info(path: Path) -> DatasetInfo:
         ) from error
 
 
+def read_split(manifests_dir: Path, split: str, info: DatasetInfo) -> pd.DataFrame:
+    """The manifest of one split, as `read_manifest` gives it, its labels checked against `dataset.json`."""
+    path = manifests_dir / f"{split}.csv"
+    table = read_manifest(path)
+    check_labels(path, table, info)
+    return table
+
+
 def check_labels(path: Path, table: pd.DataFrame, info: DatasetInfo) -> None:
     """Raise InputError where a row's label and class name do not belong together in `dataset.json`."""
     labels = cast("list[int]", table["label"].tolist())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import hash_file
-from imagepipe.core.manifest import DatasetInfo, check_labels, read_dataset_info, read_manifest, read_text_table
+from imagepipe.core.manifest import DatasetInfo, read_dataset_info, read_split, read_text_table
 
 if TYPE_CHECKING:
     from imagepipe.models.classifier import ModelInfo
@@ -46,12 +46,11 @@ def predict_splits(
     tables: list[pd.DataFrame] = []
     for split in ("val", "test"):
         path = manifests_dir / f"{split}.csv"
-        manifest = read_manifest(path)
+        manifest = read_split(manifests_dir, split, info)
         if manifest.empty:
             if split == "test":
                 raise InputError(f"{path}: the test split is empty; raise split.fractions.test in params.yaml.")
             continue
-        check_labels(path, manifest, info)
         dataset = ManifestDataset(path, images_dir, classes=info.classes)
         loader = make_eval_loader(dataset, batch_size, LoaderOptions(jobs=jobs))
         with torch.no_grad():

@@ -11,7 +11,7 @@ from pydantic import Field
 from imagepipe.core.config import Params
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import replace_directory, write_csv, write_json
-from imagepipe.core.manifest import SPLITS, DatasetInfo, check_labels, read_dataset_info, read_manifest
+from imagepipe.core.manifest import SPLITS, DatasetInfo, read_dataset_info, read_split
 from imagepipe.report.plots import draw_balance
 
 Counts = dict[str, dict[str, int]]  # split → class → images
@@ -61,10 +61,7 @@ def count_classes(manifests_dir: Path, info: DatasetInfo) -> Counts:
     """Images per split and class, counted in the manifests themselves; classes without images count 0."""
     counts: Counts = {}
     for split in SPLITS:
-        path = manifests_dir / f"{split}.csv"
-        table = read_manifest(path)
-        check_labels(path, table, info)
-        found = table["class"].value_counts()
+        found = read_split(manifests_dir, split, info)["class"].value_counts()
         counts[split] = {name: int(found.get(name, 0)) for name in info.classes}
     if not sum(counts["train"].values()):
         raise InputError(f"{manifests_dir}/train.csv: the train split is empty; raise split.fractions.train.")

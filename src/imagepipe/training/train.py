@@ -8,7 +8,7 @@ import pandas as pd
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import hash_file, write_csv, write_json
-from imagepipe.core.manifest import DatasetInfo, check_labels, read_dataset_info, read_manifest
+from imagepipe.core.manifest import DatasetInfo, read_dataset_info, read_split
 from imagepipe.core.seeds import derive_seed
 from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders, shuffle_positions
 from imagepipe.data.dataset import ManifestDataset
@@ -83,10 +83,8 @@ def train_model(
 def open_split(manifests_dir: Path, images_dir: Path, split: str, info: DatasetInfo) -> ManifestDataset:
     """One split as a dataset; raises InputError where it is empty or its labels disagree with `dataset.json`."""
     path = manifests_dir / f"{split}.csv"
-    table = read_manifest(path)
-    if table.empty:
+    if read_split(manifests_dir, split, info).empty:
         raise InputError(f"{path}: the {split} split is empty; raise split.fractions.{split} in params.yaml.")
-    check_labels(path, table, info)
     return ManifestDataset(path, images_dir, classes=info.classes)
 
 
