@@ -290,3 +290,9 @@ def test_the_row_of_an_unknown_label_is_the_row_of_the_file_though_a_split_was_s
     text = "path,label,split\n0.png,cat,train\n1.png,cat,val\n2.png,cow,val\n"
     with pytest.raises(InputError, match=re.escape("row 4: 'cow'")):
         open_table(tmp_path, text, split="val", classes=["cat", "dog"])
+
+
+def test_class_names_of_digits_alone_in_their_column_are_no_numbers(tmp_path: Path) -> None:
+    dataset = open_table(tmp_path, "path,class\na.png,009\nb.png,007\n")
+    assert dataset.classes == ["007", "009"]
+    assert dataset.labels.tolist() == [1, 0]

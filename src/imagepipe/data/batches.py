@@ -108,8 +108,7 @@ def make_loaders(
     (`start_method` `fork` or `spawn`); they change no batch.
 
     Raises InputError for an empty dataset, manifests that number their classes differently, or a train set that has no
-    full batch while `drop_last` is set. Warns where
-    `shuffle` is False and the rows stand in the order of their classes.
+    full batch while `drop_last` is set. Warns where `shuffle` is False and the rows stand in class order.
     """
     count = count_samples(train)
     if sampler is None:

@@ -127,7 +127,10 @@ def number_labels(
     column = find_column(table, LABEL_COLUMNS, "a label", csv_path)
     beside = csv_path.parent / "dataset.json"
     if classes is None and "class" in table.columns:
-        classes = read_dataset_info(beside).classes if beside.is_file() else name_labels(table, column)
+        if beside.is_file():
+            classes = read_dataset_info(beside).classes
+        elif column != "class":
+            classes = name_labels(table, column)
     names = table["class"] if classes is not None and "class" in table.columns else table[column]
     rows: list[tuple[int, str]] = list(zip((table.index + 2).tolist(), names.tolist(), strict=True))
     if classes is None:
