@@ -325,7 +325,7 @@ def test_accepts_whole_fractions(load: Load) -> None:
 def test_refuses_a_source_that_is_an_output(
     load: Load, find_line: Callable[[str], int], path: str, output: str
 ) -> None:
-    problem = f"fetch.path: found {path}; expected a folder that no stage writes ({output} is an output)"
+    problem = f"fetch.path: found {path}; expected a place that no stage writes ({output} is an output)"
     message = refuse(load, "fetch", "  path: data/source", f"  path: {path}")
     assert message.endswith(f"params.yaml:{find_line('  path:')}: {problem}")
 
@@ -337,7 +337,7 @@ def test_refuses_a_source_that_holds_an_output(load: Load, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["..", "../images", "data/../../images", "data/source/.."])
 def test_refuses_a_source_that_leaves_through_dots(load: Load, path: str) -> None:
-    problem = f"found {path}; expected a folder inside the project or an absolute path, without `..`"
+    problem = f"found {path}; expected a path inside the project or an absolute one, without `..`"
     assert refuse(load, "fetch", "  path: data/source", f"  path: {path}").endswith(f"fetch.path: {problem}")
 
 

@@ -31,3 +31,7 @@ def test_suggests_the_nearest_name_and_lists_all() -> None:
 
 def test_suggests_nothing_where_no_name_is_near() -> None:
     assert suggest_name("zzz", ["seed", "epochs"]) == "Known: epochs, seed"
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    assert suggest_name("zzz", ["a", "b", "c"], shown=2) == "Known: a, b … and 1 more"

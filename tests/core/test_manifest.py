@@ -14,14 +14,17 @@ from imagepipe.core.manifest import (
     COLUMNS,
     DatasetInfo,
     ImageInfo,
+    LeakInfo,
     check_labels,
     hash_pixels,
+    list_user_columns,
     order_classes,
     read_dataset_info,
     read_manifest,
-    read_text_table,
+    read_split,
     write_manifests,
 )
+from imagepipe.core.tables import read_text_table
 
 HEADER = "path,label,class,split,group,pixel_sha256,width,height,mode,source\n"
 
@@ -46,7 +49,13 @@ def make_info(classes: list[str]) -> DatasetInfo:
         counts={"train": {name: 1 for name in classes}},
         source={"name": "made"},
         split={"seed": 1},
+        leaks=LeakInfo(policy="drop", duplicates=1, groups=2, labels=3, dropped=4, repeated=5, near=None),
     )
+
+
+def make_leaks(policy: str, near: int | None) -> dict[str, object]:
+    counts = {"duplicates": 1, "groups": 2, "labels": 3, "dropped": 4, "repeated": 5}
+    return {"policy": policy, "near": near, **counts}
 
 
 def make_row(path: str, split: str, label: int = 0, name: str = "NA") -> dict[str, object]:
@@ -118,6 +127,48 @@ def test_reads_back_what_it_wrote(tmp_path: Path) -> None:
     )
 
 
+def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
+    expected = f"{tmp_path / 'train.csv'}: cannot be read: No such file or directory. Run the stage that writes it"
+    assert refuse(read_manifest, tmp_path / "train.csv").startswith(expected)
+
+
+def test_the_users_own_columns_come_last_in_their_order(tmp_path: Path) -> None:
+    rows = [make_row("a.png", "train") | {"user:weight": "007", "user:age": "NA"}]
+    rows.append(make_row("b.png", "val") | {"user:weight": "", "user:age": 'a,"b"\nc'})
+    write_manifests(tmp_path, pd.DataFrame(rows), make_info(["NA"]))
+    header = HEADER.rstrip() + ",user:weight,user:age\n"
+    assert (tmp_path / "train.csv").read_text("utf-8") == header + "a.png,0,NA,train,,ab,2,1,L,made,007,NA\n"
+    assert (tmp_path / "test.csv").read_text("utf-8") == header
+    table = read_manifest(tmp_path / "val.csv")
+    assert list_user_columns(table) == ["user:weight", "user:age"]
+    assert table[["user:weight", "user:age"]].values.tolist() == [["", 'a,"b"\nc']]
+
+
+def test_columns_of_the_contract_are_nobodys_own() -> None:
+    assert list_user_columns(pd.DataFrame(columns=[*COLUMNS, "more", "user:path"])) == ["user:path"]
+
+
+def test_a_column_that_is_not_the_users_is_left_out(tmp_path: Path) -> None:
+    write_manifests(tmp_path, pd.DataFrame([make_row("a.png", "train") | {"more": "1"}]), make_info(["NA"]))
+    assert (tmp_path / "train.csv").read_text("utf-8").startswith(HEADER)
+
+
+@pytest.mark.parametrize("policy", ["error", "drop", "keep"])
+@pytest.mark.parametrize("near", [None, 0, 7])
+def test_what_the_leak_gate_found_comes_back(tmp_path: Path, policy: str, near: int | None) -> None:
+    info = make_info(["NA"]).model_copy(update={"leaks": LeakInfo.model_validate(make_leaks(policy, near))})
+    write_manifests(tmp_path, pd.DataFrame([make_row("a.png", "train")]), info)
+    assert read_dataset_info(tmp_path / "dataset.json").leaks.model_dump() == make_leaks(policy, near)
+
+
+def test_a_split_is_read_and_its_labels_are_checked(tmp_path: Path) -> None:
+    info = make_info(["NA"])
+    write_manifests(tmp_path, pd.DataFrame([make_row("a.png", "train")]), info)
+    assert read_split(tmp_path, "train", info)["path"].tolist() == ["a.png"]
+    with pytest.raises(InputError, match=r"train\.csv: label and class disagree with dataset\.json \(1\)"):
+        read_split(tmp_path, "train", make_info(["other"]))
+
+
 def test_numbers_are_whole_and_all_else_is_text(write: Callable[[str], Path]) -> None:
     table = read_manifest(write(HEADER + "1.png,3,4,5,6,7,8,9,1,2\n"))
     assert table.to_dict("records") == [
@@ -146,70 +197,10 @@ def test_names_the_row_of_a_size_that_is_no_number(write: Callable[[str], Path],
     assert f"row 2: {column} is 'x'" in message
 
 
-def test_any_cell_is_text(write: Callable[[str], Path]) -> None:
-    table = read_text_table(write("file,label\nNA,007\nnull,1e5\nNone,\nno,nan\n"))
-    assert table["file"].tolist() == ["NA", "null", "None", "no"]
-    assert table["label"].tolist() == ["007", "1e5", "", "nan"]
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_name(write: Callable[[bytes], Path]) -> None:
-    assert list(read_text_table(write(b"\xef\xbb\xbffile,label\na,b\n")).columns) == ["file", "label"]
-
-
 @pytest.mark.parametrize("name", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", " a ", "#a", "=cmd()", "NA", "é", "'"])
 def test_any_class_name_survives_the_file(tmp_path: Path, name: str) -> None:
     write_csv(tmp_path / "x.csv", pd.DataFrame({"path": ["1", "2"], "class": [name, "plain"]}))
     assert read_text_table(tmp_path / "x.csv")["class"].tolist() == [name, "plain"]
-
-
-def test_says_where_an_absent_table_comes_from(tmp_path: Path) -> None:
-    path = tmp_path / "train.csv"
-    expected = f"{path}: cannot be read: No such file or directory. Run the stage that writes it first."
-    assert refuse(read_text_table, path) == expected
-
-
-def test_refuses_a_folder(tmp_path: Path) -> None:
-    assert refuse(read_text_table, tmp_path).startswith(f"{tmp_path}: cannot be read: Is a directory.")
-
-
-def test_refuses_an_empty_table(write: Callable[[str], Path]) -> None:
-    path = write("")
-    assert refuse(read_text_table, path) == f"{path}: not a CSV with a header: No columns to parse from file."
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ("a,b\n1,2\n1,2,3\n", ": the header has 2 cells, but rows have others (1):\n  line 3: 3 cells"),
-        ('a,b\n"1,2\n', ":2: not a CSV (unexpected end of data)."),
-    ],
-)
-def test_names_the_line_of_a_ragged_row_or_an_open_quote(
-    write: Callable[[str], Path], content: str, problem: str
-) -> None:
-    path = write(content)
-    message = refuse(read_text_table, path)
-    assert message == f"{path}{problem}"
-
-
-@pytest.mark.parametrize("content", ["a,b\n1,2\n1\n", "a,b\n1,2,3\n4,5,6\n"], ids=["short row", "long rows"])
-def test_refuses_rows_of_another_length_than_the_header(write: Callable[[str], Path], content: str) -> None:
-    path = write(content)
-    assert refuse(read_text_table, path).startswith(f"{path}: ")
-
-
-def test_refuses_two_columns_of_one_name(write: Callable[[str], Path]) -> None:
-    assert "label" in refuse(read_text_table, write("file,label,label\na,1,2\n"))
-
-
-@pytest.mark.parametrize("before", [4, 700_000], ids=["small", "large"])
-def test_names_the_byte_that_is_not_utf8(write: Callable[[bytes], Path], before: int) -> None:
-    path = write(b"a,b\n" + b"x,y\n" * (before // 4) + "é,z\n".encode("latin-1"))
-    assert refuse(read_text_table, path) == f"{path}: byte {before + 4} is not UTF-8; save the file as UTF-8."
-
-
-def test_refuses_utf16(write: Callable[[bytes], Path]) -> None:
-    assert "byte 0 is not UTF-8" in refuse(read_text_table, write("a,b\n1,2\n".encode("utf-16")))
 
 
 def test_says_which_stage_writes_the_description(tmp_path: Path) -> None:
@@ -227,6 +218,8 @@ def test_says_which_stage_writes_the_description(tmp_path: Path) -> None:
         ('"width":2', '"width":"x"', "image.width: Input should be a valid integer"),
         ('"std":[0.25]', '"sd":[0.25]', "std: Field required"),
         ('"format":1', '"format":1,"more":1', "more: Extra inputs are not permitted"),
+        ('"policy":"drop"', '"policy":"auto"', "leaks.policy: Input should be 'error', 'drop' or 'keep'"),
+        ('"near":null', '"far":null', "leaks.near: Field required"),
     ],
 )
 def test_names_what_is_wrong_in_the_description(tmp_path: Path, old: str, new: str, problem: str) -> None:

@@ -40,10 +40,11 @@ def list_findings(heading: str, findings: Sequence[str], remedy: str = "", shown
     return "\n".join(lines)
 
 
-def suggest_name(unknown: str, known: Iterable[str]) -> str:
-    """A sentence that lists the known names and, where one is near, suggests it."""
+def suggest_name(unknown: str, known: Iterable[str], shown: int = 60) -> str:
+    """A sentence that lists the known names (the first `shown`) and, where one is near, suggests it."""
     names = sorted(known)
     folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(unknown.casefold(), folded, n=1)
     hint = f"did you mean `{folded[near[0]]}`? " if near else ""
-    return f"{hint}Known: {', '.join(names)}"
+    more = f" … and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{hint}Known: {', '.join(names[:shown])}{more}"

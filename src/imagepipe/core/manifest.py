@@ -10,13 +10,12 @@
 | `pixel_sha256` | SHA-256 of mode, size and decoded pixels (`hash_pixels`) |
 | `width`, `height`, `mode` | pixels, pixels, Pillow mode as stored |
 | `source` | where the image came from |
+| `user:<name>` | the further columns of the user's own table |
 
 Rows are sorted by path. `dataset.json` beside them holds the class names once, in label order.
 """
 
-import csv
 import hashlib
-import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,9 +28,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import write_csv, write_json
+from imagepipe.core.tables import read_text_table
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "class", "split", "group", "pixel_sha256", "width", "height", "mode", "source")
+USER = "user:"  # begins the names of the columns that a user's own table brought
 FORMAT = 1
 
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -51,11 +52,32 @@ class ImageInfo(BaseModel):
         return {"L": 1, "RGB": 3}[self.mode]
 
 
+class LeakInfo(BaseModel):
+    """What the leak gate found and did.
+
+    `policy` is `error`, `drop` or `keep`. `duplicates` counts images of val and test whose very pixels stand in another
+    split too, `groups` the groups that reach over several splits, `labels` the images whose pixels stand under another
+    class too, `dropped` the images left out because of these, `repeated` the images beyond the first of each set of
+    equal ones inside one split, `near` the pairs across splits that look alike (None where that was not looked for).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Literal["error", "drop", "keep"]
+    duplicates: int
+    groups: int
+    labels: int
+    dropped: int
+    repeated: int
+    near: int | None
+
+
 class DatasetInfo(BaseModel):
     """`dataset.json`: what is true of all splits together.
 
     `mean` and `std` are per channel over every pixel of the train split, in [0, 1] (population deviation). `counts` is
-    split → class → images. `source` repeats `source.json`; `split` says how the splits were made.
+    split → class → images. `source` repeats `source.json`; `split` says how the splits were made; `leaks` is what the
+    leak gate found, and its policy (`LeakInfo`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +90,7 @@ class DatasetInfo(BaseModel):
     counts: dict[str, dict[str, int]]
     source: dict[str, object]
     split: dict[str, object]
+    leaks: LeakInfo
 
 
 def order_classes(names: Iterable[str]) -> list[str]:
@@ -87,11 +110,20 @@ def hash_pixels(mode: str, pixels: NDArray[np.uint8]) -> str:
 
 
 def write_manifests(directory: Path, table: pd.DataFrame, info: DatasetInfo) -> None:
-    """Write one CSV for each split and `dataset.json` into an existing folder; `table` has every column of COLUMNS."""
+    """Write one CSV for each split and `dataset.json` into an existing folder.
+
+    `table` has every column of COLUMNS, and those of the user's own.
+    """
+    columns = [*COLUMNS, *list_user_columns(table)]
     ordered = table.sort_values("path")
     for split in SPLITS:
-        write_csv(directory / f"{split}.csv", ordered[ordered["split"] == split].loc[:, list(COLUMNS)])
+        write_csv(directory / f"{split}.csv", ordered[ordered["split"] == split].loc[:, columns])
     write_json(directory / "dataset.json", info.model_dump(), digits=8)
+
+
+def list_user_columns(table: pd.DataFrame) -> list[str]:
+    """The columns that came with the user's own table, in their order."""
+    return [name for name in map(str, table.columns) if name.startswith(USER)]
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -113,42 +145,6 @@ def read_manifest(path: Path) -> pd.DataFrame:
             raise InputError(list_findings(f"{path}: expected whole numbers from 0", wrong))
         table[name] = table[name].astype("int64")
     return table
-
-
-def read_text_table(path: Path) -> pd.DataFrame:
-    """Any CSV with a header as text: `NA`, `007` and `1e5` stay what they are, an empty cell is ''.
-
-    Raises InputError, naming the file, where it is absent, empty, not UTF-8 or ragged.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}. Run the stage that writes it first.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
-    check_rows(path, text)
-    try:
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a CSV with a header: {str(error).strip()}.") from error
-
-
-def check_rows(path: Path, text: str) -> None:
-    """Raise InputError where two columns have one name, or a row is longer or shorter than the header.
-
-    pandas would rename the column, fill the row, or take its first cell for an index.
-    """
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(rows, [])
-        doubled = sorted({name for name in header if header.count(name) > 1})
-        if doubled:
-            raise InputError(f"{path}: several columns are called {', '.join(map(repr, doubled))}; rename them.")
-        ragged = [f"line {rows.line_num}: {len(row)} cells" for row in rows if row and len(row) != len(header)]
-    except csv.Error as error:
-        raise InputError(f"{path}:{rows.line_num}: not a CSV ({error}).") from error
-    if ragged:
-        raise InputError(list_findings(f"{path}: the header has {len(header)} cells, but rows have others", ragged))
 
 
 def read_dataset_info(path: Path) -> DatasetInfo:

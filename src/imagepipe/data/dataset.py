@@ -13,13 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from imagepipe.core.errors import InputError, list_findings
-from imagepipe.core.manifest import order_classes, read_dataset_info, read_text_table
+from imagepipe.core.manifest import order_classes, read_dataset_info
+from imagepipe.core.tables import LABEL_COLUMNS, PATH_COLUMNS, find_column, read_text_table
 from imagepipe.data.pixels import open_image, read_all_pixels, read_pixels
 
-# Column names as people write them, compared in lower case without spaces, underscores and hyphens.
-PATH_COLUMNS = ("path", "filepath", "file", "filename", "imagepath", "image", "img")
 MOST_CLASSES = 100_000  # a whole number from here on is an identifier, not the index of a class
-LABEL_COLUMNS = ("label", "classlabel", "target", "class", "classname", "y")
 
 Transform = Callable[[Image.Image], Any]
 
@@ -106,18 +104,6 @@ def select_split(table: pd.DataFrame, split: str, csv_path: Path) -> pd.DataFram
     if "split" not in table.columns:
         raise InputError(f"{csv_path}: no column `split` (columns: {', '.join(table.columns)}); leave split=None.")
     return table[table["split"] == split]
-
-
-def find_column(table: pd.DataFrame, names: Sequence[str], kind: str, csv_path: Path) -> str:
-    """The column that holds `kind`, by its usual names; raises InputError with the columns that there are."""
-    plain = {"".join(filter(str.isalnum, str(column))).lower(): str(column) for column in table.columns}
-    for name in names:
-        if name in plain:
-            return plain[name]
-    raise InputError(
-        f"{csv_path}: no column names {kind}: found {', '.join(map(str, table.columns))}; "
-        f"expected one called {', '.join(names)} (any case, spaces and underscores do not matter)."
-    )
 
 
 def number_labels(

@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from imagepipe.core.errors import InputError
+from imagepipe.core.tables import PATH_COLUMNS, find_column, parse_text_table, read_text_table, simplify_name
+
+
+def parse(data: bytes | str, name: str = "labels.csv") -> pd.DataFrame:
+    return parse_text_table(data.encode() if isinstance(data, str) else data, Path(name))
+
+
+def fail(data: bytes | str, message: str, name: str = "labels.csv") -> None:
+    with pytest.raises(InputError, match=message):
+        parse(data, name)
+
+
+def test_every_cell_is_the_text_that_stands_there() -> None:
+    table = parse("file,label\na,NA\nb,null\nc,None\nd,007\ne,1e5\nf,no\ng,\nh, x \ni,=cmd()\n")
+    assert table["label"].tolist() == ["NA", "null", "None", "007", "1e5", "no", "", " x ", "=cmd()"]
+    assert all(type(cell) is str for cell in table["label"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"a,b\n1,2\n", "x.csv"),
+        (b"a,b\r\n1,2\r\n", "x.csv"),
+        (b"\xef\xbb\xbfa,b\n1,2", "x.csv"),
+        (b"a,b\n\n1,2\n\n", "x.csv"),
+        (b"a\tb\n1\t2\n", "x.tsv"),
+        (b"a\tb\n1\t2\n", "x.TSV"),
+        (b'"a","b"\n"1","2"\n', "x.csv"),
+    ],
+)
+def test_files_as_programs_write_them(data: bytes, name: str) -> None:
+    table = parse(data, name)
+    assert {str(column): table[column].tolist() for column in table.columns} == {"a": ["1"], "b": ["2"]}
+
+
+def test_cells_may_hold_commas_quotes_and_line_ends() -> None:
+    assert parse('a,b\n"x,y","say ""hi""\nthere"\n').iloc[0].tolist() == ["x,y", 'say "hi"\nthere']
+
+
+def test_a_header_alone_is_a_table_without_rows() -> None:
+    table = parse("a,b\n")
+    assert (list(table.columns), len(table)) == (["a", "b"], 0)
+
+
+def test_a_column_without_a_name_stays_without_one() -> None:
+    assert list(parse(",a\n0,x\n").columns) == ["", "a"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf", b"\n\n"])
+def test_nothing_is_no_table(data: bytes) -> None:
+    fail(data, r"^labels\.csv: not a CSV with a header: there is nothing in it\.$")
+
+
+def test_bytes_that_are_not_utf8_give_their_offset() -> None:
+    fail("file,label\na,café\n".encode("latin-1"), r"labels\.csv: byte 16 is not UTF-8; save the file as UTF-8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_recognised(encoding: str) -> None:
+    fail(
+        "\ufefffile,label\na,b\n".encode(encoding), r"labels\.csv: byte 0 is not UTF-8, but UTF-16; save the file as U"
+    )
+    fail("file,label\na,b\n".encode(encoding), r"labels\.csv:1: holds a NUL character")
+
+
+def test_a_nul_gives_its_line() -> None:
+    fail("a,b\n1,2\n3,\0\n", r"labels\.csv:3: holds a NUL character; this is no text, or it was damaged")
+
+
+def test_lines_that_end_in_cr_alone() -> None:
+    fail("a,b\r1,2\r", r"labels\.csv: its lines end in CR alone, as on old Macs; save it with LF or CR LF")
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "message"),
+    [
+        ("a;b\n1;2\n", "x.csv", r"separated by semicolons, expected commas; save it with commas\."),
+        ("a|b\n1|2\n", "x.csv", r"separated by vertical bars, expected commas; save it with commas\."),
+        (
+            "a\tb\n1\t2\n",
+            "x.csv",
+            r"separated by tabs, expected commas; save it with commas, or let its name end in \.tsv\.",
+        ),
+        (
+            "a,b\n1,2\n",
+            "x.tsv",
+            r"separated by commas, expected tabs; save it with tabs, or let its name end in \.csv\.",
+        ),
+        ("a;b\n1;2\n", "x.tsv", r"separated by semicolons, expected tabs; save it with tabs\."),
+    ],
+)
+def test_another_delimiter_is_named(data: str, name: str, message: str) -> None:
+    fail(data, rf"^{name}: its header is {message}$", name)
+
+
+def test_a_table_of_one_column_has_no_delimiter() -> None:
+    assert parse("a\n1;2\n")["a"].tolist() == ["1;2"]
+
+
+def test_columns_of_one_name_are_refused() -> None:
+    fail("a,b,a,b,c\n1,2,3,4,5\n", r"several columns are called 'a', 'b'; rename them")
+
+
+def test_ragged_rows_are_listed_by_line() -> None:
+    rows = "1,2\n" * 3 + "1\n" + "1,2,3\n" * 25
+    with pytest.raises(InputError) as caught:
+        parse("a,b\n" + rows)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "labels.csv: the header has 2 cells, but rows have others (26):"
+    assert lines[1:3] == ["  line 5: 1 cells", "  line 6: 3 cells"]
+    assert lines[-1] == "  … and 6 more"
+
+
+def test_an_open_quote_gives_its_line() -> None:
+    fail('a,b\n1,"2\n3,4\n', r"labels\.csv:3: not a CSV \(unexpected end of data\)")
+
+
+def test_an_enormous_field_gives_its_line() -> None:
+    fail(f"a,b\n1,{'x' * 200_000}\n", r"labels\.csv:2: not a CSV \(field larger than field limit")
+
+
+def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"a,b\n1,2\n")
+    assert read_text_table(tmp_path / "x.csv").equals(parse("a,b\n1,2\n"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.csv: cannot be read: No such file or directory\. Run the stage that"):
+        read_text_table(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("name", ["File Name", "file_name", "FILE-NAME", " filename ", "FileName"])
+def test_columns_are_found_by_their_usual_names(name: str) -> None:
+    assert simplify_name(name) == "filename"
+    assert find_column(pd.DataFrame({"x": ["1"], name: ["2"]}), PATH_COLUMNS, "a file", Path("x.csv")) == name
+
+
+def test_the_first_of_the_usual_names_counts() -> None:
+    assert find_column(pd.DataFrame(columns=["image", "file"]), PATH_COLUMNS, "a file", Path("x.csv")) == "file"
+
+
+def test_a_column_that_is_missing_gives_those_that_there_are() -> None:
+    message = (
+        r"^x\.csv: no column names a file: found cat\.jpg, cat; expected one called path, filepath, .*Is the line wi"
+    )
+    with pytest.raises(InputError, match=message):
+        find_column(pd.DataFrame(columns=["cat.jpg", "cat"]), PATH_COLUMNS, "a file", Path("x.csv"))
+
+
+def test_two_columns_that_may_both_be_meant_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^x\.csv: the columns 'File', 'file' may both name a file; rename one\.$"):
+        find_column(pd.DataFrame(columns=["File", "file"]), PATH_COLUMNS, "a file", Path("x.csv"))
