@@ -3,24 +3,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import hash_file
-from imagepipe.core.run import RunParams
 from imagepipe.sources import digits, read_records
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.records import Record, write_source_info
+from tests.sources.made import RUN, make_params
 
-RUN = RunParams(jobs=1, workers=0, mirror="", cache_dir="")
+SOURCE = Path("data/source")  # which is not read
 
 
-def make_params(name: str = "", options: str = "") -> FetchParams:
-    return FetchParams(source="digits", name=name, options=options, path="data/source")
+def get_pixels(record: Record) -> NDArray[np.uint8]:
+    assert isinstance(record.image, np.ndarray)
+    return record.image
 
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Record]:
-    return digits.read_records(tmp_path, digits.fetch(make_params(), RUN, tmp_path))
+    return digits.read_records(SOURCE, tmp_path, digits.fetch(make_params(), RUN, tmp_path))
 
 
 def test_the_shipped_file_is_copied_and_its_checksum_recorded(tmp_path: Path) -> None:
@@ -47,11 +49,11 @@ def test_scans_per_digit(records: list[Record]) -> None:
 def test_ink_of_0_to_16_becomes_0_to_255(records: list[Record]) -> None:
     # The first scan's first row is 0 0 5 13 9 1 0 0; a step of ink is 255 / 16 = 15.9375.
     assert records[0].class_name == "0"
-    assert records[0].pixels.shape == (8, 8)
-    assert records[0].pixels.dtype == np.uint8
-    assert records[0].pixels[0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
-    assert max(int(record.pixels.max()) for record in records) == 255
-    assert len({int(value) for record in records for value in record.pixels.flat}) == 17
+    assert get_pixels(records[0]).shape == (8, 8)
+    assert get_pixels(records[0]).dtype == np.uint8
+    assert get_pixels(records[0])[0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
+    assert max(int(get_pixels(record).max()) for record in records) == 255
+    assert len({int(value) for record in records for value in get_pixels(record).flat}) == 17
 
 
 @pytest.mark.parametrize("params", [make_params(name="MNIST"), make_params(options="split=letters")])
@@ -77,4 +79,4 @@ def test_a_damaged_copy_is_named(tmp_path: Path, damage: str) -> None:
         path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"a page")
     write_source_info(tmp_path, info)
     with pytest.raises(InputError, match=r"digits\.csv\.gz: SHA-256 is .*expected 09f66e6d"):
-        read_records(tmp_path)
+        read_records(SOURCE, tmp_path)

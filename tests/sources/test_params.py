@@ -12,6 +12,17 @@ fetch:
   name: EMNIST
   options: split=letters
   path: data/source
+  url: ''
+  sha256: ''
+  max_gigabytes: 20
+  classes: data/classes/all.csv
+  table:
+    file: ''
+    images: ''
+    path: ''
+    label: ''
+    split: ''
+    group: ''
 """
 
 
@@ -26,6 +37,7 @@ def test_the_section_is_read(tmp_path: Path) -> None:
     params = load(tmp_path)
     assert (params.source, params.name, params.path) == ("torchvision", "EMNIST", "data/source")
     assert params.read_options() == {"split": "letters"}
+    assert (params.max_gigabytes, params.classes, params.table.label) == (20, "data/classes/all.csv", "")
 
 
 def test_the_checkouts_own_section_is_read(root: Path) -> None:
@@ -60,10 +72,16 @@ def test_folders_that_no_stage_writes_are_accepted(tmp_path: Path, path: str) ->
         ("data/manifests", "data/manifests"),
         ("models", "models"),
         ("reports/evaluate", "reports"),
+        ("data", "data/raw"),
+        (".", "data/raw"),
+        ("/", "data/raw"),
+        (Path.cwd().as_posix(), "data/raw"),
+        (f"{Path.cwd().as_posix()}/models/x", "models"),
+        (Path.cwd().parent.as_posix(), "data/raw"),
     ],
 )
 def test_a_folder_that_a_stage_writes_is_refused(tmp_path: Path, path: str, output: str) -> None:
-    expected = rf"params\.yaml:5: fetch\.path: found {path}; expected a folder that no stage writes \({output} is"
+    expected = rf"params\.yaml:5: fetch\.path: found {path}; expected a place that no stage writes \({output} is"
     with pytest.raises(InputError, match=expected):
         load(tmp_path, "data/source", path)
 
@@ -81,6 +99,28 @@ def test_a_folder_above_the_project_is_refused(tmp_path: Path, path: str) -> Non
         ("source: torchvision", "source: ''", r"params\.yaml:2: fetch\.source: found ''; .*at least 1 character"),
         ("path: data/source", "path: ''", r"params\.yaml:5: fetch\.path: found ''; .*at least 1 character"),
         ("name: EMNIST", "name: 7", r"params\.yaml:3: fetch\.name: found 7; expected a valid string; put it in quotes"),
+        ("sha256: ''", f"sha256: '{'A' * 64}'", r"params\.yaml:7: fetch\.sha256: .*pattern"),
+        ("sha256: ''", "sha256: abc", r"params\.yaml:7: fetch\.sha256: found abc; .*pattern"),
+        (
+            "gigabytes: 20",
+            "gigabytes: 0",
+            r"params\.yaml:8: fetch\.max_gigabytes: found 0; .*greater than or equal to 1",
+        ),
+        (
+            "classes: data/classes/all.csv",
+            "classes: ../c.csv",
+            r"params\.yaml:9: fetch\.classes: found \.\./c\.csv; .*`\.\.`",
+        ),
+        (
+            "classes: data/classes/all.csv",
+            "classes: data/raw/c.csv",
+            r"params\.yaml:9: fetch\.classes: found data/raw/c",
+        ),
+        ("path: data/source", "path: 'a\"b'", r"params\.yaml:5: fetch\.path: found 'a\"b'; .*pattern"),
+        ("path: data/source", "path: 'a\\b'", r"params\.yaml:5: fetch\.path: found .*pattern"),
+        ("path: data/source", "path: '$HOME'", r"params\.yaml:5: fetch\.path: found '\$HOME'; .*pattern"),
+        ("label: ''", "label: 7", r"params\.yaml:14: fetch\.table\.label: found 7; expected a valid string"),
+        ("label: ''", "lable: ''", r"params\.yaml:14: fetch\.table\.lable: unknown key; did you mean `label`\?"),
         ("name: EMNIST", "nam: EMNIST", r"params\.yaml:3: fetch\.nam: unknown key; did you mean `name`\?"),
         ("  name: EMNIST\n", "", r"fetch\.name: is missing"),
     ],

@@ -1,10 +1,20 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError
-from imagepipe.sources.records import ArrayPart, SourceInfo, make_array_records, read_source_info, write_source_info
+from imagepipe.sources.records import (
+    ArrayPart,
+    FileSlice,
+    Record,
+    SourceInfo,
+    make_array_records,
+    read_source_info,
+    write_source_info,
+)
 
 RAW = Path("raw")
 INFO = SourceInfo(
@@ -16,7 +26,16 @@ INFO = SourceInfo(
     homepage="https://example.org",
     classes=["NA", "007"],
     files={"gzip.zip": "0" * 64},
+    chosen=[("007", "seven"), ("NA", "none")],
+    published=True,
+    empty_classes=["no"],
+    notes=["one\n  two"],
 )
+
+
+def get_pixels(record: Record) -> NDArray[np.uint8]:
+    assert isinstance(record.image, np.ndarray)
+    return record.image
 
 
 def make_part(part: str, labels: list[int], images: int | None = None) -> ArrayPart:
@@ -31,7 +50,7 @@ def test_keys_go_on_through_all_parts() -> None:
     assert [record.part for record in records] == ["train", "train", "train", "test", "test"]
     assert [record.class_name for record in records] == ["b", "a", "b", "a", "b"]
     assert [record.source for record in records][1:4] == ["train.bin#1", "train.bin#2", "test.bin#0"]
-    assert [record.pixels.tolist() for record in records][2:4] == [[[2, 9]], [[0, 9]]]
+    assert [get_pixels(record).tolist() for record in records[2:4]] == [[[2, 9]], [[0, 9]]]
     assert {record.group for record in records} == {""}
 
 
@@ -69,7 +88,8 @@ def test_the_description_comes_back_as_it_was_written(tmp_path: Path) -> None:
 def test_the_description_has_sorted_keys_and_plain_text(tmp_path: Path) -> None:
     write_source_info(tmp_path, INFO)
     text = (tmp_path / "source.json").read_text("utf-8")
-    assert text.startswith('{\n  "citation": "Müller 😀",\n  "classes": [')
+    assert list(json.loads(text)) == sorted(INFO.model_dump())
+    assert '\n  "citation": "Müller 😀",\n  "classes": [\n' in text
     assert text.endswith("}\n")
 
 
@@ -91,3 +111,36 @@ def test_a_damaged_description_is_named(tmp_path: Path, text: str, reason: str) 
     (tmp_path / "source.json").write_text(text, "utf-8")
     with pytest.raises(InputError, match=rf"source\.json: not a source description: {reason}.*Fetch it again"):
         read_source_info(tmp_path)
+
+
+def test_classes_come_as_they_were_chosen_each_once() -> None:
+    chosen = [("dog", "pet"), ("ant", "insect"), ("cat", "pet")]
+    assert INFO.model_copy(update={"chosen": chosen}).list_classes() == ["pet", "insect"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "order"),
+    [(["b", "a", "B"], ["B", "a", "b"]), (["10", "9"], ["9", "10"]), (["10", "9", "x"], ["10", "9", "x"])],
+)
+def test_without_a_choice_classes_come_in_their_own_order(classes: list[str], order: list[str]) -> None:
+    assert INFO.model_copy(update={"chosen": [], "classes": classes}).list_classes() == order
+
+
+def test_a_slice_is_all_of_a_file_or_a_piece_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    assert FileSlice(path, 0, 10).read() == b"0123456789"
+    assert FileSlice(path, 3, 4).read() == b"3456"
+    assert FileSlice(path, 3, 0).read() == b""
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 9), (0, 11), (8, 3), (20, 1)])
+def test_a_file_of_another_length_has_changed(tmp_path: Path, offset: int, length: int) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    with pytest.raises(OSError, match=f"the file had {length} bytes and has 10 now: it changed while it was read"):
+        FileSlice(tmp_path / "x", offset, length).read()
+
+
+def test_a_file_that_was_never_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        FileSlice(tmp_path, 0, None).read()

@@ -16,16 +16,17 @@ import pytest
 from numpy.typing import NDArray
 from scipy.io import savemat
 
+from imagepipe import sources
 from imagepipe.core.errors import InputError
 from imagepipe.core.run import RunParams
-from imagepipe.sources import fetch_source, read_records
-from imagepipe.sources.params import FetchParams
-from imagepipe.sources.records import Record, SourceInfo
-from imagepipe.sources.torchvision_sets import SETS
+from imagepipe.sources.params import FetchParams, TableParams
+from imagepipe.sources.records import Record, SourceInfo, write_source_info
+from imagepipe.sources.torchvision_sets import SETS, fetch, read_records
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 IDX_TYPES = {"uint8": 8, "int32": 12}
+SOURCE = Path("data/source")  # which no published set reads
 
 
 # Each set's files in their original format, as small as they can be
@@ -127,6 +128,25 @@ def write_cifar100(folder: Path) -> None:
 # From a folder of such files to records
 
 
+def make_params(name: str, options: str) -> FetchParams:
+    return FetchParams(
+        source="torchvision",
+        name=name,
+        options=options,
+        path="data/source",
+        url="",
+        sha256="",
+        max_gigabytes=20,
+        classes="data/classes/all.csv",
+        table=TableParams(file="", images="", path="", label="", split="", group=""),
+    )
+
+
+def get_pixels(record: Record) -> NDArray[np.uint8]:
+    assert isinstance(record.image, np.ndarray)
+    return record.image
+
+
 class Originals:
     """A folder that plays the publisher's: the checksums of what lies in it count as the set's own."""
 
@@ -144,14 +164,13 @@ class Originals:
         self._monkeypatch.setitem(SETS, name, replace(SETS[name], files=files))
 
     def fetch(self, name: str, options: str = "") -> SourceInfo:
-        params = FetchParams(source="torchvision", name=name, options=options, path="data/source")
         run = RunParams(jobs=1, workers=0, mirror=str(self.folder), cache_dir="")
-        return fetch_source(params, run, self.raw_dir)
+        return fetch(make_params(name, options), run, self.raw_dir)
 
     def read(self, name: str, options: str = "") -> tuple[list[Record], SourceInfo]:
         self.accept(name)
-        self.fetch(name, options)
-        return read_records(self.raw_dir)
+        info = self.fetch(name, options)
+        return read_records(SOURCE, self.raw_dir, info), info
 
 
 @pytest.fixture
@@ -180,7 +199,7 @@ def test_mnist_and_its_replacements(originals: Originals, name: str, classes: li
     write_mnist(originals.folder)
     records, info = originals.read(name)
     assert info.classes == classes
-    assert (info.source, info.name, info.options) == ("torchvision", name, {})
+    assert (info.source, info.name, info.options, info.published) == ("torchvision", name, {}, True)
     assert list_facts(records) == [
         ("00000", "train", classes[9]),
         ("00001", "train", classes[0]),
@@ -188,8 +207,8 @@ def test_mnist_and_its_replacements(originals: Originals, name: str, classes: li
         ("00003", "test", classes[1]),
         ("00004", "test", classes[9]),
     ]
-    assert records[1].pixels.tolist() == [[20, 21, 22], [23, 24, 25]]
-    assert records[3].pixels.tolist() == [[40, 41, 42], [43, 44, 45]]
+    assert get_pixels(records[1]).tolist() == [[20, 21, 22], [23, 24, 25]]
+    assert get_pixels(records[3]).tolist() == [[40, 41, 42], [43, 44, 45]]
     assert records[3].source == "t10k-images-idx3-ubyte.gz#0"
 
 
@@ -198,7 +217,7 @@ def test_qmnist_takes_the_first_of_eight_columns(originals: Originals) -> None:
     records, info = originals.read("QMNIST")
     assert info.classes == DIGITS
     assert list_facts(records) == [("00000", "train", "7"), ("00001", "train", "0"), ("00002", "test", "2")]
-    assert records[2].pixels.tolist() == [[30, 31, 32], [33, 34, 35]]
+    assert get_pixels(records[2]).tolist() == [[30, 31, 32], [33, 34, 35]]
 
 
 UPPER = LETTERS.upper()
@@ -227,7 +246,7 @@ def test_emnist_is_set_upright(originals: Originals) -> None:
     write_emnist(originals.folder, {"digits": [0, 1]})
     records, _ = originals.read("EMNIST", "split=digits")
     # The file holds 10 11 12 / 13 14 15 / 16 17 18: rows and columns are swapped.
-    assert records[0].pixels.tolist() == [[10, 13, 16], [11, 14, 17], [12, 15, 18]]
+    assert get_pixels(records[0]).tolist() == [[10, 13, 16], [11, 14, 17], [12, 15, 18]]
 
 
 def test_emnist_letters_has_no_label_0(originals: Originals) -> None:
@@ -241,11 +260,11 @@ def test_usps_labels_count_from_1_and_values_from_minus_1(originals: Originals) 
     records, info = originals.read("USPS")
     assert info.classes == DIGITS
     assert list_facts(records) == [("00000", "train", "0"), ("00001", "train", "9"), ("00002", "test", "7")]
-    assert {record.pixels.shape for record in records} == {(16, 16)}
+    assert {get_pixels(record).shape for record in records} == {(16, 16)}
     # -1 to 1 becomes 0 to 255, rounded down: 0 is 127, -0.5 is 63.
-    assert [int(record.pixels[0, 0]) for record in records] == [127, 63, 255]
-    assert [int(record.pixels[15, 15]) for record in records] == [255, 255, 255]
-    assert int(records[0].pixels.sum()) == 127 + 255
+    assert [int(get_pixels(record)[0, 0]) for record in records] == [127, 63, 255]
+    assert [int(get_pixels(record)[15, 15]) for record in records] == [255, 255, 255]
+    assert int(get_pixels(records[0]).sum()) == 127 + 255
 
 
 def test_svhn_calls_the_digit_0_ten(originals: Originals) -> None:
@@ -259,10 +278,10 @@ def test_svhn_calls_the_digit_0_ten(originals: Originals) -> None:
         ("00003", "test", "5"),
         ("00004", "test", "0"),
     ]
-    assert records[2].pixels.shape == (32, 32, 3)
-    assert records[2].pixels[0, 0].tolist() == [1, 2, 3]
-    assert records[2].pixels[31, 0].tolist() == [200, 100, 2]
-    assert records[2].pixels[0, 31].tolist() == [0, 0, 0]
+    assert get_pixels(records[2]).shape == (32, 32, 3)
+    assert get_pixels(records[2])[0, 0].tolist() == [1, 2, 3]
+    assert get_pixels(records[2])[31, 0].tolist() == [200, 100, 2]
+    assert get_pixels(records[2])[0, 31].tolist() == [0, 0, 0]
 
 
 def test_cifar10_goes_batch_by_batch(originals: Originals) -> None:
@@ -272,11 +291,11 @@ def test_cifar10_goes_batch_by_batch(originals: Originals) -> None:
     assert info.classes == names
     train = [(f"{index:05d}", "train", names[index + 1]) for index in range(5)]
     assert list_facts(records) == [*train, ("00005", "test", "truck"), ("00006", "test", "airplane")]
-    assert records[3].pixels.shape == (32, 32, 3)
-    assert records[3].pixels[0, 0].tolist() == [4, 20, 30]
-    assert records[3].pixels[1, 0].tolist() == [255, 20, 30]
-    assert records[3].pixels[0, 1].tolist() == [4, 20, 30]
-    assert records[6].pixels[31, 31].tolist() == [70, 71, 72]
+    assert get_pixels(records[3]).shape == (32, 32, 3)
+    assert get_pixels(records[3])[0, 0].tolist() == [4, 20, 30]
+    assert get_pixels(records[3])[1, 0].tolist() == [255, 20, 30]
+    assert get_pixels(records[3])[0, 1].tolist() == [4, 20, 30]
+    assert get_pixels(records[6])[31, 31].tolist() == [70, 71, 72]
 
 
 def test_cifar100_takes_the_fine_label_and_the_names_in_the_archive(originals: Originals) -> None:
@@ -288,9 +307,9 @@ def test_cifar100_takes_the_fine_label_and_the_names_in_the_archive(originals: O
         ("00001", "train", "aquarium_fish"),
         ("00002", "test", "apple"),
     ]
-    assert records[0].pixels[0, 0].tolist() == [1, 2, 3]
-    assert records[0].pixels[1, 0].tolist() == [255, 2, 3]
-    assert records[2].pixels[31, 31].tolist() == [9, 8, 7]
+    assert get_pixels(records[0])[0, 0].tolist() == [1, 2, 3]
+    assert get_pixels(records[0])[1, 0].tolist() == [255, 2, 3]
+    assert get_pixels(records[2])[31, 31].tolist() == [9, 8, 7]
 
 
 def test_cifar100_without_its_names_is_named(originals: Originals) -> None:
@@ -352,8 +371,8 @@ def test_checksums_are_those_of_torchvision() -> None:
 
 def test_the_real_mnist(originals: Originals, mnist_dir: Path) -> None:
     originals.folder = mnist_dir
-    originals.fetch("MNIST")
-    records, info = read_records(originals.raw_dir)
+    info = originals.fetch("MNIST")
+    records = read_records(SOURCE, originals.raw_dir, info)
     assert info.files.keys() == {path.name for path in originals.raw_dir.glob("*.gz")}
     train = [record for record in records if record.part == "train"]
     test = [record for record in records if record.part == "test"]
@@ -362,14 +381,14 @@ def test_the_real_mnist(originals: Originals, mnist_dir: Path) -> None:
     assert [counts[digit] for digit in DIGITS] == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert (train[-1].key, test[0].key, test[-1].key) == ("59999", "60000", "69999")
     assert (train[0].class_name, test[0].class_name) == ("5", "7")
-    assert train[0].pixels[5, 12:24].tolist() == [3, 18, 18, 18, 126, 136, 175, 26, 166, 255, 247, 127]
+    assert get_pixels(train[0])[5, 12:24].tolist() == [3, 18, 18, 18, 126, 136, 175, 26, 166, 255, 247, 127]
 
 
 # What is refused
 
 
 def test_an_unknown_set_gets_a_suggestion(originals: Originals) -> None:
-    expected = r"params\.yaml: fetch\.name: unknown set `mnist`; did you mean `MNIST`\? Known: CIFAR10, CIFAR100, EMN"
+    expected = r"params\.yaml: fetch\.name: unknown set `mnist`; did you mean `MNIST`\? Known: CIFAR10, CIFAR100, CLE"
     with pytest.raises(InputError, match=expected):
         originals.fetch("mnist")
 
@@ -416,11 +435,9 @@ def test_a_file_with_another_checksum_gives_both(originals: Originals) -> None:
 
 def test_a_set_in_the_description_that_is_unknown_is_named(originals: Originals) -> None:
     write_mnist(originals.folder)
-    originals.read("MNIST")
-    path = originals.raw_dir / "source.json"
-    path.write_text(path.read_text("utf-8").replace('"name": "MNIST"', '"name": "MINST"'), "utf-8")
+    _, info = originals.read("MNIST")
     with pytest.raises(InputError, match=r"source\.json: unknown set `MINST`; did you mean `MNIST`\?"):
-        read_records(originals.raw_dir)
+        read_records(SOURCE, originals.raw_dir, info.model_copy(update={"name": "MINST"}))
 
 
 WRITERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
@@ -457,22 +474,21 @@ def test_a_file_damaged_after_fetching_is_an_input_error(
 ) -> None:
     write, options, file = WRITERS[name]
     write(originals.folder)
-    originals.read(name, options)
+    _, info = originals.read(name, options)
+    write_source_info(originals.raw_dir, info)
     path = originals.raw_dir / file
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError) as caught:
-        read_records(originals.raw_dir)
+        sources.read_records(SOURCE, originals.raw_dir)
     assert str(originals.raw_dir) in str(caught.value)
     assert "fetch" in str(caught.value)
 
 
 def test_an_option_lost_from_the_description_is_an_input_error(originals: Originals) -> None:
     write_emnist(originals.folder, {"mnist": [0, 1]})
-    originals.read("EMNIST", "split=mnist")
-    path = originals.raw_dir / "source.json"
-    path.write_text(path.read_text("utf-8").replace('"split": "mnist"', ""), "utf-8")
+    _, info = originals.read("EMNIST", "split=mnist")
     with pytest.raises(InputError, match=r"the files of EMNIST cannot be read \('split'\); fetch them again\.$"):
-        read_records(originals.raw_dir)
+        read_records(SOURCE, originals.raw_dir, info.model_copy(update={"options": {}}))
 
 
 WITHOUT_TORCH = """
@@ -482,16 +498,17 @@ from dataclasses import replace
 from pathlib import Path
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams
-from imagepipe.sources import fetch_source, read_records
 from imagepipe.sources.params import FetchParams
-from imagepipe.sources.torchvision_sets import SETS
+from imagepipe.sources.torchvision_sets import SETS, fetch, read_records
 
-name, options, mirror, raw_dir = sys.argv[1:]
+given, mirror, raw_dir = sys.argv[1:]
+params = FetchParams.model_validate_json(given)
+name = params.name
 files = tuple(replace(file, md5=hash_file(Path(mirror) / file.name, "md5")) for file in SETS[name].files)
 SETS[name] = replace(SETS[name], files=files)
-params = FetchParams(source="torchvision", name=name, options=options, path="data/source")
-fetch_source(params, RunParams(jobs=1, workers=0, mirror=mirror, cache_dir=""), Path(raw_dir))
-print(len(read_records(Path(raw_dir))[0]), *sorted(module for module in sys.modules if module.startswith("torch")))
+info = fetch(params, RunParams(jobs=1, workers=0, mirror=mirror, cache_dir=""), Path(raw_dir))
+records = read_records(Path("data/source"), Path(raw_dir), info)
+print(len(records), *sorted(module for module in sys.modules if module.startswith("torch")))
 """
 
 
@@ -499,7 +516,7 @@ print(len(read_records(Path(raw_dir))[0]), *sorted(module for module in sys.modu
 def test_nothing_of_torch_is_imported(originals: Originals, name: str, count: int) -> None:
     write, options, _ = WRITERS[name]
     write(originals.folder)
-    command = [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, name, options]
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, make_params(name, options).model_dump_json()]
     done = subprocess.run(
         [*command, str(originals.folder), str(originals.raw_dir)], capture_output=True, text=True, check=False
     )

@@ -50,7 +50,7 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     )
 
 
-def read_records(raw_dir: Path, info: SourceInfo) -> list[Record]:
+def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
     """The 1,797 scans in the order of the file, 0 to 16 stretched to 0 to 255; no official parts."""
     with gzip.open(raw_dir / FILE) as file:
         table = np.loadtxt(io.TextIOWrapper(file, "ascii"), delimiter=",", dtype=np.float64)

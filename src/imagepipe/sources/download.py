@@ -1,30 +1,26 @@
-"""Getting one known file: from the user's mirror or from its home, verified, and never half there.
+"""Getting one file: from the user's mirror, its home or the user's own address, verified, and never half there.
 
-The home is asked through `requests`; a file is believed only when its checksum is right, and only then gets its name.
+A file is believed only when its checksum is right, and only then gets its name.
 """
 
-import ipaddress
 import os
+import re
 import shutil
-import socket
 import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urljoin, urlsplit
-
-import requests
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import hash_bytes, hash_file, report_write_errors
+from imagepipe.sources.remote import Reader, RemoteFault, TransientError, choose_reader, hide_credentials, read_http
 
-TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds without a byte
 ATTEMPTS = 3
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
-MOST_REDIRECTS = 5
-HEADERS = {"Accept-Encoding": "identity"}  # the bytes as published: a .gz must not be unpacked on the way
-MOST_BYTES = 4 * 2**30
+MOST_BYTES = 4 * 2**30  # of one file of a published set
+LABELS = {"md5": "MD5", "sha256": "SHA-256"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +32,21 @@ class RemoteFile:
     urls: tuple[str, ...]
 
 
-class TransientError(Exception):
-    """A failure that another attempt may mend."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a download has to be: its digest ('' takes any file but a web page) and its size at most.
+
+    `accept` and `enlarge` say what to do about another digest and about a longer body.
+    """
+
+    algorithm: str
+    digest: str
+    most_bytes: int
+    accept: str = ""
+    enlarge: str = ""
 
 
+@hide_credentials()
 def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -> None:
     """Put `file` at `target`, verified.
 
@@ -53,12 +60,13 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
         copy_from_folder(file, Path(mirror).expanduser(), target)
         return
     urls = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.urls
+    terms = Terms("md5", file.md5, MOST_BYTES)
     problems: list[str] = []
     for url in urls:
-        cached = cache_root / "downloads" / f"{hash_bytes(url.encode())[:16]}-{file.name}"
+        cached = locate_download(url, file.name, cache_root)
         try:
-            if not (cached.exists() and hash_file(cached, "md5") == file.md5):
-                download(url, file.md5, cached)
+            if not holds(cached, terms):
+                download(url, cached, terms)
             with report_write_errors(target):
                 shutil.copyfile(cached, target)
             return
@@ -68,6 +76,55 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
         "\n".join(problems) + f"\nWithout a network: put the original {file.name} into a folder and set run.mirror "
         "in params.yaml to that folder."
     )
+
+
+@hide_credentials()
+def obtain_archive(url: str, sha256: str, most_bytes: int, cache_root: Path) -> Path:
+    """The file at the user's own `url`, verified, where it is kept below `cache_root`.
+
+    Raises InputError for what is no remote address, and, once the file is there, where `sha256` is '': the message
+    holds the line for params.yaml. Raises EnvironmentFault for all that the network, the server or the disk may do, and
+    for a file of another SHA-256, which is not kept.
+    """
+    read = choose_reader(url)
+    terms = Terms(
+        "sha256",
+        sha256,
+        most_bytes,
+        accept=" If it was changed on purpose, accept the new file: set fetch.sha256 in params.yaml to the former.",
+        enlarge=f"; fetch.max_gigabytes in params.yaml allows {most_bytes / 1e9:g}: raise it if the file is right",
+    )
+    cached = locate_download(url, name_download(url), cache_root)
+    if holds(cached, terms):
+        return cached
+    try:
+        download(url, cached, terms, read)
+    except RemoteFault as error:
+        raise EnvironmentFault(
+            f"{error}\nWithout a network: download the file by hand, set fetch.path in params.yaml to it and fetch.url "
+            "to ''."
+        ) from error
+    if not sha256:
+        raise InputError(
+            f"params.yaml: fetch.sha256: is not given for {url}; if this is the file that you mean, set it to\n"
+            f"    sha256: {hash_file(cached)}"
+        )
+    return cached
+
+
+def locate_download(url: str, name: str, cache_root: Path) -> Path:
+    """Where the file `name` of `url` is kept; another URL has another place."""
+    return cache_root / "downloads" / f"{hash_bytes(url.encode())[:16]}-{name}"
+
+
+def name_download(url: str) -> str:
+    """The base name of a URL's path as any file system can hold it; `download` where the path has none."""
+    return re.sub(r"[^\w.+%=~-]", "_", PurePosixPath(urlsplit(url).path).name, flags=re.ASCII)[-100:] or "download"
+
+
+def holds(cached: Path, terms: Terms) -> bool:
+    """Whether the file that is wanted has been downloaded before."""
+    return bool(terms.digest) and cached.is_file() and hash_file(cached, terms.algorithm) == terms.digest
 
 
 def copy_from_folder(file: RemoteFile, folder: Path, target: Path) -> None:
@@ -82,10 +139,11 @@ def copy_from_folder(file: RemoteFile, folder: Path, target: Path) -> None:
         raise InputError(f"{path}: MD5 is {found}, expected {file.md5}; put the original file there.")
 
 
-def download(url: str, md5: str, target: Path) -> None:
+def download(url: str, target: Path, terms: Terms, read: Reader = read_http) -> None:
     """Download `url` to `target`, with bounded attempts; only a verified file gets the name `target`.
 
-    Raises EnvironmentFault, naming the URL and the last cause.
+    Raises EnvironmentFault, naming the URL and the last cause; its kind RemoteFault where network or server are at
+    fault.
     """
     with report_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,11 +155,8 @@ def download(url: str, md5: str, target: Path) -> None:
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            save_body(url, part)
-            found = hash_file(part, "md5")
-            if found != md5:
-                page = "; it is a web page, not the file" if is_web_page(part) else ""
-                raise EnvironmentFault(f"{url}: MD5 is {found}, expected {md5}{page}.")
+            save_body(url, part, terms, read)
+            check_digest(url, part, terms)
             part.replace(target)
             return
         except TransientError as error:
@@ -110,79 +165,36 @@ def download(url: str, md5: str, target: Path) -> None:
             raise EnvironmentFault(f"{target}: cannot be written: {error.strerror}.") from error
         finally:
             part.unlink(missing_ok=True)
-    raise EnvironmentFault(f"{url}: {problem} ({ATTEMPTS} attempts).")
+    raise RemoteFault(f"{url}: {problem} ({ATTEMPTS} attempts).")
+
+
+def save_body(url: str, part: Path, terms: Terms, read: Reader) -> None:
+    """Stream the body of `url` into `part`; raises EnvironmentFault where it has no end, and whatever `read` raises."""
+    received = 0
+    with closing(read(url)) as blocks, part.open("wb") as out:
+        for block in blocks:
+            received += len(block)
+            if received > terms.most_bytes:
+                raise EnvironmentFault(
+                    f"{url}: the body passes {terms.most_bytes} bytes and was given up{terms.enlarge}."
+                )
+            out.write(block)
+
+
+def check_digest(url: str, part: Path, terms: Terms) -> None:
+    """Raise EnvironmentFault where the file is not the one that is wanted; RemoteFault where it is a web page."""
+    found = hash_file(part, terms.algorithm)
+    if found == terms.digest:
+        return
+    label = LABELS[terms.algorithm]
+    difference = f"{label} is {found}, expected {terms.digest}" if terms.digest else ""
+    if is_web_page(part):
+        raise RemoteFault(f"{url}: {difference and difference + '; '}it is a web page, not the file.")
+    if difference:
+        raise EnvironmentFault(f"{url}: {difference}.{terms.accept}")
 
 
 def is_web_page(path: Path) -> bool:
     """Whether the file begins as HTML does."""
     with path.open("rb") as file:
         return file.read(64).lstrip().lower().startswith((b"<!doctype", b"<html"))
-
-
-def save_body(url: str, part: Path) -> None:
-    """Stream the body of `url` into `part`; TransientError is what may pass, EnvironmentFault what will not."""
-    try:
-        with requests.Session() as session, closing(follow_redirects(session, url)) as response:
-            if response.status_code == 429 or response.status_code >= 500:
-                raise TransientError(f"the server answers {response.status_code} {response.reason}")
-            if response.status_code != 200:
-                raise EnvironmentFault(f"{url}: the server answers {response.status_code} {response.reason}.")
-            received = 0
-            with part.open("wb") as out:
-                for block in response.iter_content(2**16):
-                    received += len(block)
-                    if received > MOST_BYTES:
-                        raise EnvironmentFault(f"{url}: the body passes {MOST_BYTES} bytes and was given up.")
-                    out.write(block)
-    except requests.exceptions.SSLError as error:
-        raise EnvironmentFault(f"{url}: the server's certificate is not trusted ({error}).") from error
-    except requests.exceptions.ConnectTimeout as error:
-        raise TransientError(f"no connection within {TIMEOUT[0]:g} s") from error
-    except requests.exceptions.Timeout as error:
-        raise TransientError(f"no answer within {TIMEOUT[1]:g} s") from error
-    except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-        raise TransientError(f"the connection failed: {error}") from error
-    except requests.exceptions.RequestException as error:
-        raise EnvironmentFault(f"{url}: {error}.") from error
-
-
-def follow_redirects(session: requests.Session, url: str) -> requests.Response:
-    """The response at the end of at most MOST_REDIRECTS redirects, each of them checked.
-
-    Raises EnvironmentFault for a loop, a step from https to http, another scheme, or a step from a public to a private
-    address.
-    """
-    here = url
-    for _ in range(MOST_REDIRECTS + 1):
-        try:
-            response = session.get(here, stream=True, timeout=TIMEOUT, headers=HEADERS, allow_redirects=False)
-        except ValueError as error:  # requests parses the next address even where it does not follow it
-            raise EnvironmentFault(f"{here}: is, or redirects to, no address ({error}).") from error
-        if not response.is_redirect:
-            return response
-        there = urljoin(here, response.headers["Location"])
-        response.close()
-        check_redirect(here, there)
-        here = there
-    raise EnvironmentFault(f"{url}: more than {MOST_REDIRECTS} redirects, the last to {here}.")
-
-
-def check_redirect(here: str, there: str) -> None:
-    """Raise EnvironmentFault where a redirect leads somewhere that the first address had no right to send us."""
-    scheme = urlsplit(there).scheme
-    if scheme not in ("http", "https"):
-        raise EnvironmentFault(f"{here}: redirects to {there}, which is not http or https; refused.")
-    if urlsplit(here).scheme == "https" and scheme == "http":
-        raise EnvironmentFault(f"{here}: redirects from https to {there}; refused.")
-    if is_private(there) and not is_private(here):
-        raise EnvironmentFault(f"{here}: redirects to the private address {there}; refused.")
-
-
-def is_private(url: str) -> bool:
-    """Whether the URL's host is, or resolves to, an address that is not public."""
-    host = urlsplit(url).hostname or ""
-    try:
-        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    return any(not ipaddress.ip_address(address.split("%")[0]).is_global for address in addresses)

@@ -3,12 +3,25 @@
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from imagepipe.core.config import Params
 
-NO_FOLDER = "data/source"  # what `fetch.path` names where the source reads no folder
+NO_FOLDER = "data/source"  # what `fetch.path` names where the source reads nothing on disk
 OUTPUT_FOLDERS = ("data/raw", "data/images", "data/manifests", "models", "reports")
+
+PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\"$`\\\n]*$")]
+
+
+class TableParams(Params):
+    """`fetch.table`: where the rows are and what their columns mean; '' is recognised by itself."""
+
+    file: str
+    images: str
+    path: str
+    label: str
+    split: str
+    group: str
 
 
 class FetchParams(Params):
@@ -17,20 +30,24 @@ class FetchParams(Params):
     source: Annotated[str, StringConstraints(min_length=1)]
     name: str
     options: str
-    path: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\"$`\\\n]*$")]
+    path: PathText
+    url: str
+    sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+    max_gigabytes: Annotated[int, Field(ge=1, le=100_000)]
+    classes: PathText
+    table: TableParams
 
-    @field_validator("path")
+    @field_validator("path", "classes")
     @classmethod
     def stays_clear(cls, value: str) -> str:
         """A source cannot be what a stage writes, and cannot leave the project through `..`."""
-        path = PurePosixPath(value)
-        if ".." in path.parts:
-            raise ValueError(f"found {value}; expected a folder inside the project or an absolute path, without `..`")
-        if path.is_relative_to(Path.cwd().as_posix()):
-            path = path.relative_to(Path.cwd().as_posix())
-        for output in map(PurePosixPath, OUTPUT_FOLDERS):
-            if path == output or output in path.parents or path in output.parents:
-                raise ValueError(f"found {value}; expected a folder that no stage writes ({output} is an output)")
+        if ".." in PurePosixPath(value).parts:
+            raise ValueError(f"found {value}; expected a path inside the project or an absolute one, without `..`")
+        path = Path.cwd() / value
+        for output in OUTPUT_FOLDERS:
+            folder = Path.cwd() / output
+            if path.is_relative_to(folder) or folder.is_relative_to(path):
+                raise ValueError(f"found {value}; expected a place that no stage writes ({output} is an output)")
         return value
 
     def read_options(self) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Record: one labelled image on its way from a source to the split; SourceInfo: what is known of all of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,31 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import write_json
+from imagepipe.core.manifest import order_classes
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """The bytes of one image file: all of a file in a folder, or a member of a tar.
+
+    `offset` and `length` are bytes; `length` is None where no such file was found.
+    """
+
+    path: Path
+    offset: int
+    length: int | None
+
+    def read(self) -> bytes:
+        """The bytes; raises OSError where the file is gone or has not the length that it had."""
+        if self.length is None:
+            raise FileNotFoundError("there is no such file")
+        with self.path.open("rb") as file:
+            whole = os.fstat(file.fileno()).st_size
+            file.seek(self.offset)
+            data = file.read(self.length)
+        if len(data) != self.length or (self.offset == 0 and whole != self.length):
+            raise OSError(f"the file had {self.length} bytes and has {whole} now: it changed while it was read")
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +44,9 @@ class Record:
     """One labelled image.
 
     `key` is unique, POSIX and relative: the image becomes `<key>.png`. `part` is the split that the source itself gave
-    it (`train`, `val`, `test`) or ''. `source` says where it came from. `pixels` is uint8: (H, W) grey, (H, W, 3) RGB.
+    it (`train`, `val`, `test`) or ''; records of one `group` belong together ('' is none). `source` says where it came
+    from. `image` is uint8 pixels, (H, W) grey or (H, W, 3) RGB, or the file that holds them, undecoded. `columns` are
+    the further columns of the user's own table.
     """
 
     key: str
@@ -26,7 +54,8 @@ class Record:
     part: str
     group: str
     source: str
-    pixels: NDArray[np.uint8]
+    image: NDArray[np.uint8] | FileSlice
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +73,14 @@ class ArrayPart:
 
 
 class SourceInfo(BaseModel):
-    """`source.json`. `files` maps each file of `data/raw` to its SHA-256; `classes` are in the source's own order."""
+    """`source.json`.
+
+    `files` maps each file of `data/raw` to its SHA-256. `classes` are the source's names in its own order, and
+    `empty_classes` those for which it has a place and no image. `chosen` are the pairs of `fetch.classes` (the source's
+    name, the name here) in their order; empty takes all. `table` is `fetch.table` where a table was read. `published`
+    says that the set and its parts are known to others, who compare figures on them. `notes` are what a reader of the
+    data should know, such as files that were left out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,6 +92,15 @@ class SourceInfo(BaseModel):
     homepage: str
     classes: list[str]
     files: dict[str, str]
+    chosen: list[tuple[str, str]] = []
+    table: dict[str, str] = {}
+    published: bool = False
+    empty_classes: list[str] = []
+    notes: list[str] = []
+
+    def list_classes(self) -> list[str]:
+        """The class names in label order: as chosen, else as `order_classes` has them."""
+        return list(dict.fromkeys(name for _, name in self.chosen)) if self.chosen else order_classes(self.classes)
 
 
 def make_array_records(parts: Sequence[ArrayPart], classes: Sequence[str], raw_dir: Path) -> list[Record]:

@@ -1,4 +1,7 @@
-"""The classic sets that torchvision offers, read from their original files with NumPy, without importing torch.
+"""Every classification set that torchvision offers, by its name there.
+
+The classic ones are read from their original files with NumPy, without importing torch: they are in SETS. All others
+are exported through torchvision when they are fetched: they are in `torchvision_exports.py`.
 
 File names and MD5 sums are those that torchvision 0.29 checks, but for the CIFARs, whose binary archives are used
 (sums from https://www.cs.toronto.edu/~kriz/cifar.html) because the Python ones are pickles.
@@ -20,10 +23,12 @@ import numpy as np
 from imagepipe.core.errors import InputError, suggest_name
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams, find_cache_root
+from imagepipe.sources import torchvision_exports
 from imagepipe.sources.download import RemoteFile, obtain_file
 from imagepipe.sources.idx import parse_idx, read_idx
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.records import ArrayPart, Record, SourceInfo, make_array_records
+from imagepipe.sources.torchvision_exports import Option, one_of, read_options
 
 Options = dict[str, str]
 Reader = Callable[[Path, Options], list[ArrayPart]]
@@ -36,7 +41,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 class ImageSet:
     """A published set: its files, how they are read, its class names (given its options) and where it comes from.
 
-    `options` maps each option to the values it may take; every one of them must be given.
+    Every one of its options must be given.
     """
 
     files: tuple[RemoteFile, ...]
@@ -45,18 +50,20 @@ class ImageSet:
     licence: str
     citation: str
     homepage: str
-    options: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    options: dict[str, Option] = field(default_factory=dict[str, Option])
 
 
 def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
-    """Put the original files of the set `fetch.name` into `raw_dir`, verified.
+    """Put the original files of the set `fetch.name` into `raw_dir`, verified; or what torchvision makes of them.
 
-    Raises InputError for an unknown name or option, and whatever `obtain_file` raises.
+    Raises InputError for an unknown or refused name and for wrong options, and whatever `obtain_file` and
+    `torchvision_exports.fetch` raise.
     """
-    if params.name not in SETS:
-        raise InputError(f"params.yaml: fetch.name: unknown set `{params.name}`; {suggest_name(params.name, SETS)}.")
+    check_name(params.name, "params.yaml: fetch.name")
+    if params.name in torchvision_exports.EXPORTS:
+        return torchvision_exports.fetch(params, run, raw_dir)
     image_set = SETS[params.name]
-    options = check_options(params, image_set)
+    options: Options = read_options(params, image_set.options)
     for file in image_set.files:
         obtain_file(file, raw_dir / file.name, run.mirror, find_cache_root(run))
     return SourceInfo(
@@ -68,32 +75,25 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
         homepage=image_set.homepage,
         classes=list(image_set.classes(raw_dir, options)),
         files={file.name: hash_file(raw_dir / file.name) for file in image_set.files},
+        published=True,
     )
 
 
-def check_options(params: FetchParams, image_set: ImageSet) -> Options:
-    """`fetch.options` as a mapping; raises InputError for an unknown, missing or wrong one."""
-    where = "params.yaml: fetch.options"
-    try:
-        options = params.read_options()
-    except ValueError as error:
-        raise InputError(f"{where}: {error}.") from error
-    for name, value in options.items():
-        if name not in image_set.options:
-            known = ", ".join(image_set.options) or "none"
-            raise InputError(f"{where}: {params.name} has no option `{name}`; it has: {known}.")
-        if value not in image_set.options[name]:
-            raise InputError(f"{where}: {name} is {value!r}; expected one of {', '.join(image_set.options[name])}.")
-    for name, values in image_set.options.items():
-        if name not in options:
-            raise InputError(f"{where}: {params.name} needs {name}=…, one of {', '.join(values)}.")
-    return options
+def check_name(name: str, where: str) -> None:
+    """Raise InputError, naming `where`, for a set that is refused or unknown."""
+    known = [*SETS, *torchvision_exports.EXPORTS]
+    if name in torchvision_exports.REFUSED:
+        reason = torchvision_exports.REFUSED[name]
+        raise InputError(f"{where}: `{name}` cannot be used: {reason}. Known: {', '.join(sorted(known))}.")
+    if name not in known:
+        raise InputError(f"{where}: unknown set `{name}`; {suggest_name(name, known)}.")
 
 
-def read_records(raw_dir: Path, info: SourceInfo) -> list[Record]:
-    """Every image of the set, train part first, with its official part."""
-    if info.name not in SETS:
-        raise InputError(f"{raw_dir}/source.json: unknown set `{info.name}`; {suggest_name(info.name, SETS)}.")
+def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
+    """Every image of the set, train part first, with its official part; `source` is not read."""
+    check_name(info.name, f"{raw_dir}/source.json")
+    if info.name in torchvision_exports.EXPORTS:
+        return torchvision_exports.read_records(raw_dir, info)
     try:
         parts = SETS[info.name].read(raw_dir, info.options)
     except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
@@ -338,7 +338,7 @@ SETS: dict[str, ImageSet] = {
         licence="public domain (NIST)",
         citation="G. Cohen, S. Afshar, J. Tapson, A. van Schaik: EMNIST, 2017, arXiv:1702.05373",
         homepage="https://www.nist.gov/itl/products-and-services/emnist-dataset",
-        options={"split": ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")},
+        options={"split": one_of("byclass", "bymerge", "balanced", "letters", "digits", "mnist")},
     ),
     "USPS": ImageSet(
         files=(

@@ -1,0 +1,157 @@
+"""Class folders (`cat/…`, `dog/…`), as they are or below `train/`, `val/` and `test/`; a folder or an archive.
+
+The class is the first folder below the root, or below the part; folders inside it are only part of the path.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagepipe.core.errors import InputError, list_findings
+from imagepipe.core.run import RunParams
+from imagepipe.sources.keys import make_keys
+from imagepipe.sources.names import escape, is_text, name_part, show_name
+from imagepipe.sources.params import FetchParams
+from imagepipe.sources.records import Record, SourceInfo
+from imagepipe.sources.trees import Tree, describe_tree, obtain_tree, open_tree, show_place
+
+READS_DISK = True
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are in a tree: `root` is '' or ends with `/`; `parts` maps each part to its folder's name."""
+
+    root: str
+    parts: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """One file of a class folder: its path in the tree, its part, its class and its path below the part."""
+
+    path: str
+    part: str
+    class_name: str
+    below: str
+
+
+def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
+    """Look at the folder, or put the archive's members into `raw_dir`; says what was found and left out.
+
+    Raises InputError where there are no class folders, or parts and classes cannot be told apart.
+    """
+    tree = obtain_tree(params, run, raw_dir)
+    where = show_place(params)
+    layout = find_layout(tree, where)
+    labelled, unlabelled = label_files(tree, layout)
+    if not labelled:
+        raise InputError(
+            f"{where}: holds no class folders with files; expected `cat/…`, `dog/…`, or those below `train/`, `val/` "
+            f"and `test/`. Found: {', '.join(map(show_name, sorted(tree.files)[:5])) or 'nothing'}."
+        )
+    classes = sorted({file.class_name for file in labelled})
+    unwritable = [show_name(name) for name in classes if not is_text(name)]
+    if unwritable:
+        raise InputError(list_findings("class folders whose names are not UTF-8", unwritable, "Rename them."))
+    empty = sorted(list_empty(tree, layout, classes))
+    notes = [*tree.notes, *describe_layout(tree, layout, labelled)]
+    if unlabelled:
+        notes.append(list_findings("files in no class folder were left out", list(map(show_name, unlabelled))))
+    if empty:
+        notes.append(list_findings("class folders that are empty", list(map(show_name, empty))))
+    return describe_tree(params, raw_dir, classes, notes).model_copy(update={"empty_classes": empty})
+
+
+def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
+    """One record for each file in a class folder, undecoded."""
+    tree = open_tree(source, raw_dir, info)
+    labelled, _ = label_files(tree, find_layout(tree, str(source)))
+    keys = make_keys([(file.part, file.below) for file in labelled])
+    return [
+        Record(key, file.class_name, file.part, "", escape(file.path), tree.files[file.path])
+        for key, file in zip(keys, labelled, strict=True)
+    ]
+
+
+def find_layout(tree: Tree, where: str) -> Layout:
+    """Where the parts and classes begin; a folder that wraps everything else, as archives have, is passed through.
+
+    Raises InputError, naming `where`, for folders of which some are parts and some are not, or two are the same part.
+    """
+    root = find_root(tree)
+    tops = list_tops(tree, root)
+    named = [(name_part(top), top) for top in tops if name_part(top)]
+    if len(named) < len(tops) and not any(list_tops(tree, f"{root}{top}/") for _, top in named):
+        return Layout(root, {})  # a class may be called like a part, but a part among classes holds folders
+    others = [show_name(top) for top in tops if not name_part(top)]
+    if others:
+        raise InputError(
+            f"{where}: the folders {', '.join(top for _, top in named)} look like parts, but beside them lie "
+            f"{', '.join(others[:5])}; expected either parts or classes. Move the others away."
+        )
+    doubled = sorted(part for part, count in Counter(part for part, _ in named).items() if count > 1)
+    if doubled:
+        tops = [top for part, top in named if part in doubled]
+        raise InputError(f"{where}: the folders {' and '.join(tops)} are the same part; make them one.")
+    if named and "train" not in dict(named):
+        raise InputError(f"{where}: has the parts {', '.join(top for _, top in named)}, but no train; add it.")
+    return Layout(root, dict(named))
+
+
+def find_root(tree: Tree) -> str:
+    """The prefix of the one folder that holds every other, as long as that holds folders itself and is not a part.
+
+    Files beside it, such as a README, do not matter: one class alone would be no data set to learn from.
+    """
+    root = ""
+    while True:
+        tops = list_tops(tree, root)
+        if len(tops) != 1 or name_part(tops[0]) or not list_tops(tree, f"{root}{tops[0]}/"):
+            return root
+        root = f"{root}{tops[0]}/"
+
+
+def list_tops(tree: Tree, root: str) -> list[str]:
+    """Names of the folders directly below `root`, sorted."""
+    below = (folder[len(root) :] for folder in tree.folders if folder.startswith(root))
+    return sorted(name for name in below if name and "/" not in name)
+
+
+def label_files(tree: Tree, layout: Layout) -> tuple[list[LabelledFile], list[str]]:
+    """The files in class folders, and the paths of those in none."""
+    part_of = {folder: part for part, folder in layout.parts.items()}
+    labelled: list[LabelledFile] = []
+    unlabelled: list[str] = []
+    for path in tree.files:
+        below = path.removeprefix(layout.root) if path.startswith(layout.root) else ""
+        part = ""
+        if part_of and below:
+            folder, _, below = below.partition("/")
+            part = part_of.get(folder, "")
+        class_name, slash, _ = below.partition("/")
+        if slash and (part or not part_of):
+            labelled.append(LabelledFile(path, part, class_name, below))
+        else:
+            unlabelled.append(path)
+    return labelled, unlabelled
+
+
+def list_empty(tree: Tree, layout: Layout, classes: Sequence[str]) -> set[str]:
+    """Class folders without a file in any part."""
+    roots = [f"{layout.root}{folder}/" for folder in layout.parts.values()] or [layout.root]
+    return {escape(name) for root in roots for name in list_tops(tree, root)}.difference(classes)
+
+
+def describe_layout(tree: Tree, layout: Layout, labelled: Sequence[LabelledFile]) -> list[str]:
+    """What each folder was taken for, where that is not plain."""
+    notes = [f"classes and parts were looked for in `{show_name(layout.root)}`"] if layout.root else []
+    counts = Counter(file.part for file in labelled)
+    parts = ", ".join(f"{folder} ({counts[part]} files)" for part, folder in layout.parts.items())
+    like_parts = [top for top in list_tops(tree, layout.root) if name_part(top)]
+    if parts:
+        notes.append(f"parts of the source: {parts}")
+    elif like_parts:
+        notes.append(f"taken for classes, since classes lie beside them: {', '.join(like_parts)}")
+    return notes

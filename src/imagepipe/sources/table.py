@@ -1,0 +1,329 @@
+"""A CSV, TSV or Parquet file that names image files and their labels, beside the images; a folder or an archive.
+
+Tables as people publish them are recognised by their columns' usual names (`Class Label,File Name`; `filepath,label`;
+`file,target`), and several of them, one for each part (`mnist_train.csv`, `mnist_valid.csv`, `mnist_test.csv`), are one
+data set.
+"""
+
+import fnmatch
+import io
+import posixpath
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from imagepipe.core.errors import InputError, list_findings
+from imagepipe.core.run import RunParams
+from imagepipe.core.tables import (
+    LABEL_COLUMNS,
+    PATH_COLUMNS,
+    check_header,
+    find_column,
+    parse_text_table,
+    simplify_name,
+)
+from imagepipe.sources.keys import make_keys
+from imagepipe.sources.names import escape, name_part, show_name
+from imagepipe.sources.params import FetchParams, TableParams
+from imagepipe.sources.records import FileSlice, Record, SourceInfo
+from imagepipe.sources.trees import Tree, describe_tree, obtain_tree, open_tree, show_place
+
+READS_DISK = True
+ENDINGS = (".csv", ".tsv", ".parquet")
+NAME_COLUMNS = ("classname", "class", *LABEL_COLUMNS)  # the name before the number, where a table has both
+SPLIT_COLUMNS = ("split", "part", "subset", "partition")
+GROUP_COLUMNS = ("group", "groupid")
+NONE = "-"  # in place of a column's name: there is none, whatever the columns are called
+NO_TEXT = ("binary", "large_binary", "fixed_size_binary", "struct", "list", "large_list", "fixed_size_list", "map")
+DRIVE = re.compile(r"[A-Za-z]:")
+PART_AT_END = re.compile(r"(?:^|[^a-z])([a-z]+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table: `path` is below the tree's root, `below` the same path below the folder of the images.
+
+    `where` is the table and line, for messages.
+    """
+
+    where: str
+    path: str
+    below: str
+    label: str
+    part: str
+    group: str
+    columns: Mapping[str, str]
+
+
+def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
+    """Read the tables of the folder or archive and compare them with its files; says what was left out.
+
+    Raises InputError, naming table and line, for whatever is wrong with a row.
+    """
+    tree = obtain_tree(params, run, raw_dir)
+    where = show_place(params)
+    rows = read_rows(tree, params.table, where)
+    check_rows(rows)
+    check_files(rows, tree, where)
+    notes = [*tree.notes, *describe_strangers(rows, tree)]
+    info = describe_tree(params, raw_dir, sorted({row.label for row in rows}), notes)
+    return info.model_copy(update={"table": params.table.model_dump()})
+
+
+def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
+    """One record for each row, undecoded; a row whose file is missing has a record that cannot be read."""
+    tree = open_tree(source, raw_dir, info)
+    rows = read_rows(tree, TableParams.model_validate(info.table), str(source))
+    keys = make_keys([(row.part, row.below) for row in rows])
+    missing = FileSlice(source, 0, None)
+    return [
+        Record(key, row.label, row.part, row.group, escape(row.path), tree.files.get(row.path, missing), row.columns)
+        for key, row in zip(keys, rows, strict=True)
+    ]
+
+
+def read_rows(tree: Tree, params: TableParams, where: str) -> list[Row]:
+    """The rows of every table; raises InputError, naming `where`, where there is none or it is unclear which counts."""
+    names = find_tables(tree, params, where)
+    parts = {name: name_part_of(name) for name in names} if len(names) > 1 else dict.fromkeys(names, "")
+    doubled = [name for name in names if len(names) > 1 and list(parts.values()).count(parts[name]) > 1]
+    if doubled or (len(names) > 1 and "" in parts.values()):
+        unclear = doubled or [name for name in names if not parts[name]]
+        raise InputError(
+            f"{where}: has the tables {', '.join(map(show_name, names))}, and {', '.join(map(show_name, unclear))} "
+            "cannot be told to be one of train, val and test by name; name the one to read (or a pattern) in "
+            "fetch.table.file in params.yaml."
+        )
+    finder = Finder(tree)
+    return [row for name in names for row in read_table(finder, name, parts[name], params)]
+
+
+def find_tables(tree: Tree, params: TableParams, where: str) -> list[str]:
+    """The tables that `fetch.table.file` names, or else those nearest to the root."""
+    if params.file in tree.files:
+        return [params.file]
+    if params.file:
+        found = sorted(fnmatch.filter(tree.files, params.file))
+        if not found:
+            tables = [name for name in tree.files if name.lower().endswith(ENDINGS)]
+            raise InputError(
+                f"params.yaml: fetch.table.file: {where} has no {params.file}; the tables in it are: "
+                f"{', '.join(map(show_name, tables[:20])) or 'none'}."
+            )
+        return found
+    tables = [name for name in tree.files if name.lower().endswith(ENDINGS)]
+    if not tables:
+        raise InputError(f"{where}: holds no table (.csv, .tsv or .parquet) that names files and labels; add one.")
+    depth = min(name.count("/") for name in tables)
+    return sorted(name for name in tables if name.count("/") == depth)
+
+
+def name_part_of(table: str) -> str:
+    """The part in the last word of a table's name (`mnist_valid.csv` is val); '' where it is none."""
+    found = PART_AT_END.search(PurePosixPath(table).stem.lower())
+    return name_part(found.group(1)) if found else ""
+
+
+def read_table(finder: "Finder", name: str, part: str, params: TableParams) -> list[Row]:
+    """The rows of one table, in its order."""
+    shown = show_name(name)
+    try:
+        table = parse_table(finder.tree.files[name].read(), shown)
+    except OSError as error:
+        raise InputError(f"{shown}: cannot be read: {error.strerror or error}.") from error
+    path_column = choose_column(table, params.path, PATH_COLUMNS, "a file", "path", shown)
+    label_column = choose_column(table, params.label, NAME_COLUMNS, "a label", "label", shown)
+    split_column = choose_optional(table, params.split, SPLIT_COLUMNS, "split", shown)
+    group_column = choose_optional(table, params.group, GROUP_COLUMNS, "group", shown)
+    used = {path_column, label_column, split_column, group_column}
+    cells: dict[str, list[str]] = {str(column): table[column].tolist() for column in table.columns}
+    further = [column for column in cells if column not in used and column.strip()]  # not the index that pandas wrote
+    prefix = choose_image_folder(finder, name, cells[path_column], params)
+    first = 1 if is_parquet(name) else 2  # below the header, as a spreadsheet counts
+    rows: list[Row] = []
+    for index, (text, label) in enumerate(zip(cells[path_column], cells[label_column], strict=True)):
+        where = f"{shown} row {first + index}"
+        path, below = finder.find(prefix, text, where)
+        said = read_part(cells[split_column][index], split_column, where) if split_column else part
+        group = cells[group_column][index] if group_column else ""
+        rows.append(Row(where, path, below, label, said, group, {column: cells[column][index] for column in further}))
+    if not rows:
+        raise InputError(f"{shown}: has no rows; expected one for each image.")
+    return rows
+
+
+def read_part(text: str, column: str, where: str) -> str:
+    """The part that a cell names; raises InputError, naming `where`, for what is none and not blank."""
+    part = name_part(text)
+    if text.strip() and not part:
+        raise InputError(
+            f"{where}: {column} is {text!r}; expected train, val or test, or blank. If this column means something "
+            f"else, set fetch.table.split to {NONE!r} in params.yaml."
+        )
+    return part
+
+
+def is_parquet(name: str) -> bool:
+    """Whether the name of a table says that it is a Parquet file."""
+    return name.lower().endswith(".parquet")
+
+
+def parse_table(data: bytes, name: str) -> pd.DataFrame:
+    """The table as text in every cell, '' where a cell is empty."""
+    return parse_parquet(data, name) if is_parquet(name) else parse_text_table(data, Path(name))
+
+
+def parse_parquet(data: bytes, name: str) -> pd.DataFrame:
+    """Numbers become text as they are: whole ones stay whole where cells between them are empty.
+
+    Raises InputError where it is no Parquet file, or holds what is no text, such as the images themselves.
+    """
+    try:
+        table = pd.read_parquet(io.BytesIO(data), dtype_backend="pyarrow")
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise InputError(f"{name}: not a Parquet file that can be read ({error}).") from error
+    check_header(Path(name), list(map(str, table.columns)))
+    kinds = {str(column): str(kind).removesuffix("[pyarrow]") for column, kind in table.dtypes.items()}
+    other = [f"{column} ({kind})" for column, kind in kinds.items() if kind.startswith(NO_TEXT)]
+    if other:
+        raise InputError(
+            f"{name}: the columns {', '.join(other)} hold neither text nor numbers; leave them out, and write images "
+            "as files that the table names."
+        )
+    texts = {
+        str(column): ["" if empty else str(cell) for cell, empty in zip(values, values.isna(), strict=True)]
+        for column, values in table.items()
+    }
+    damaged = [column for column, cells in texts.items() if any("\0" in cell for cell in cells)]
+    if damaged:
+        raise InputError(f"{name}: the columns {', '.join(damaged)} hold NUL characters, which no CSV can; mend them.")
+    return pd.DataFrame(texts, dtype=str)
+
+
+def choose_column(table: pd.DataFrame, wanted: str, names: Sequence[str], kind: str, key: str, name: str) -> str:
+    """The column that params name, else the one with a usual name; raises InputError where there is neither."""
+    if not wanted:
+        return find_column(table, names, kind, Path(name))
+    if wanted not in table.columns:
+        raise InputError(
+            f"params.yaml: fetch.table.{key}: {name} has no column {wanted!r}; its columns are: "
+            f"{', '.join(map(str, table.columns))}."
+        )
+    return wanted
+
+
+def choose_optional(table: pd.DataFrame, wanted: str, names: Sequence[str], key: str, name: str) -> str:
+    """As `choose_column`, but '' where no column has a usual name or params say that there is none."""
+    known = {simplify_name(str(column)) for column in table.columns}
+    if wanted == NONE or (not wanted and not known.intersection(names)):
+        return ""
+    return choose_column(table, wanted, names, key, key, name)
+
+
+def choose_image_folder(finder: "Finder", name: str, texts: Sequence[str], params: TableParams) -> str:
+    """The prefix ('' or ending in `/`) below which most of the table's paths are files; the table's own where none is.
+
+    Raises InputError where `fetch.table.images` names a folder that is not there.
+    """
+    folders = finder.tree.folders
+    if params.images:
+        folder = posixpath.normpath(params.images.strip("/") or ".")
+        if folder != "." and folder not in folders:
+            there = ", ".join(map(show_name, sorted(folders)[:20])) or "none"
+            raise InputError(
+                f"params.yaml: fetch.table.images: there is no folder {params.images}; the folders beside the table "
+                f"{show_name(name)} are: {there}."
+            )
+        return "" if folder == "." else f"{folder}/"
+    own = f"{posixpath.dirname(name)}/" if "/" in name else ""
+    named = f"{own}{PurePosixPath(name).stem}"
+    if named not in folders:
+        return own
+    return max((own, f"{named}/"), key=lambda prefix: sum(finder.holds(prefix, text) for text in texts))
+
+
+class Finder:
+    """Finds the files of a tree by what a table calls them."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.composed = {unicodedata.normalize("NFC", name): name for name in tree.files}
+
+    def locate(self, path: str) -> str:
+        """The file of this path, or of the same accents in another form; '' where there is none."""
+        return path if path in self.tree.files else self.composed.get(unicodedata.normalize("NFC", path), "")
+
+    def holds(self, prefix: str, text: str) -> bool:
+        """Whether `text` names a file below `prefix`."""
+        return bool(self.locate(prefix + text) or self.locate(posixpath.normpath(prefix + text.replace("\\", "/"))))
+
+    def find(self, prefix: str, text: str, where: str) -> tuple[str, str]:
+        """Path below the tree's root and below `prefix`; a backslash stands for `/` where no file has it in its name.
+
+        Raises InputError, naming `where`, for a blank path and one that leads out of the tree.
+        """
+        path = prefix + text
+        if path in self.tree.files:
+            return path, text
+        if not text.strip():
+            raise InputError(f"{where}: the path is blank; expected a file.")
+        for below in (text, text.replace("\\", "/")):
+            path = posixpath.normpath(prefix + below)
+            if below.startswith("/") or DRIVE.match(below) or path.split("/")[0] == "..":
+                raise InputError(f"{where}: {text!r} leads out of the folder; expected a path below it.")
+            found = self.locate(path)
+            if found:
+                return found, found.removeprefix(prefix)
+        return path, path.removeprefix(prefix)
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Raise InputError for blank labels, and for files that several rows name."""
+    blank = [f"{row.where}: {show_name(row.path)}" for row in rows if not row.label.strip()]
+    if blank:
+        raise InputError(list_findings("rows without a label", blank, "Give each a label, or leave the rows out."))
+    first: dict[str, Row] = {}
+    twice: list[str] = []
+    for row in rows:
+        other = first.setdefault(row.path, row)
+        if other is not row:
+            labels = "the same label" if other.label == row.label else f"labels {other.label!r} and {row.label!r}"
+            twice.append(f"{show_name(row.path)}: {other.where} and {row.where}, {labels}")
+    if twice:
+        raise InputError(list_findings("files that several rows name", twice, "Leave one row for each file."))
+
+
+def check_files(rows: Sequence[Row], tree: Tree, where: str) -> None:
+    """Raise InputError where no row's file is there; single ones are rejected when the images are checked."""
+    missing = [f"{row.where}: {show_name(row.path)}" for row in rows if row.path not in tree.files]
+    if len(missing) == len(rows):
+        raise InputError(
+            list_findings(
+                f"{where}: none of the files that the table names is there",
+                missing,
+                "Name the folder that its paths start from in fetch.table.images in params.yaml.",
+            )
+        )
+
+
+def describe_strangers(rows: Sequence[Row], tree: Tree) -> list[str]:
+    """Rows without a file, and files beside the images that no row names."""
+    notes: list[str] = []
+    missing = [f"{row.where}: {show_name(row.path)}" for row in rows if row.path not in tree.files]
+    if missing:
+        notes.append(list_findings("rows whose file is missing", missing))
+    named = {row.path for row in rows}
+    homes = Counter(row.path.removesuffix(row.below) for row in rows)
+    unnamed = [
+        show_name(name)
+        for name in tree.files
+        if name not in named and not name.lower().endswith(ENDINGS) and name.startswith(tuple(homes))
+    ]
+    if unnamed:
+        notes.append(list_findings("files that no row names were left out", unnamed))
+    return notes
