@@ -17,7 +17,9 @@ def main(source: Path, raw_dir: Path) -> None:
     params = load_section("fetch", FetchParams)
     with replace_directory(raw_dir) as staging:
         info = fetch_source(params, load_run_params(), staging)
-    print(f"fetch: {info.name}: {len(info.files)} files, {len(info.classes)} classes, licence: {info.licence}")
+    print(f"fetch: {info.name}: {len(info.list_classes())} classes, licence: {info.licence}")
+    for note in info.notes:
+        print(f"fetch: {note}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -17,13 +16,15 @@ from imagepipe.sources import read_records
 def main(source: Path, raw_dir: Path, images_dir: Path, manifests_dir: Path) -> None:
     params = load_section("split", SplitParams)
     jobs = count_jobs(load_run_params())
-    records, info = read_records(raw_dir)
+    records, info = read_records(source, raw_dir)
     prepared = prepare_dataset(records, info, params, images_dir, manifests_dir, jobs)
     counts = {split: sum(classes.values()) for split, classes in prepared.info.counts.items()}
     spread = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"split: {spread}; {prepared.encoded} encoded, {sum(counts.values()) - prepared.encoded} kept as they were")
-    for part in cast("list[str]", prepared.info.split["official"]):
-        print(f"split: {part} is the source's own part and was not split again; split.fractions.{part} is not used")
+    if prepared.rejected:
+        print(f"split: {prepared.rejected} images cannot be used, see {manifests_dir / 'rejected.csv'}")
+    for note in prepared.notes:
+        print(f"split: {note}")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,67 @@
-"""One image on its way to disk: pixels to PNG bytes, and what is known of them."""
+"""One image on its way to disk: checked, decoded, brought to the wanted mode and size, encoded as PNG.
+
+A file is believed only after `verify()` and `load()`: the first finds a wrong checksum in a PNG that the second passes
+over, the second finds the cut JPEG that the first does not look at.
+"""
 
 import io
+import struct
+import warnings
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from imagepipe.core.errors import InputError
+from imagepipe.core.manifest import hash_pixels
+from imagepipe.prepare.lookalikes import fingerprint_image
+from imagepipe.prepare.params import FORMATS, ImageParams
 
 PNG_LEVEL = 6  # zlib's own default; level 1 saves a fifth of the time and costs a tenth more bytes
+FULL_16_BIT = 65_535
+ORIENTATION = 0x0112  # the Exif tag
+TRANSPOSE = {  # Exif 2.32, 4.6.4: how the stored rows and columns lie in the scene
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's decoders raise on bytes that are not what they claim to be.
+DECODER_ERRORS = (
+    OSError,
+    EOFError,
+    AssertionError,
+    SyntaxError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+
+class UnusableImage(Exception):
+    """Why an image cannot be taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the manifests and the train statistics need of a stored image.
+    """What the manifests, the leak gate and the train statistics need of a stored image.
 
     `pixel_sums` and `pixel_squares` are exact integers per channel: the sum of the uint8 values, and of their squares.
+    `fingerprint` is a perceptual hash of 64 bits as 16 hexadecimal digits, or '' where a side is below 64 pixels.
+    `remark` says what was done to the original that its owner may want to know, or ''.
     """
 
     pixel_sha256: str
@@ -26,23 +70,186 @@ class ImageFacts:
     mode: str
     pixel_sums: tuple[int, ...]
     pixel_squares: tuple[int, ...]
+    fingerprint: str
+    remark: str
+
+    def is_constant(self) -> bool:
+        """Whether every pixel has the same colour: the variance of each channel is 0."""
+        count = self.width * self.height
+        sums = zip(self.pixel_sums, self.pixel_squares, strict=True)
+        return all(count * square == total * total for total, square in sums)
 
 
-def name_encoder() -> str:
-    """What decides the bytes of a PNG besides its pixels: Pillow, its zlib, the level."""
-    return f"pillow {PIL.__version__}, zlib {features.version('zlib')}, level {PNG_LEVEL}"
-
-
-def name_mode(pixels: NDArray[np.uint8], source: str) -> str:
-    """Pillow's mode for uint8 pixels of shape (H, W) or (H, W, 3); any other array is an InputError naming `source`."""
-    if pixels.dtype == np.uint8 and pixels.size:
-        if pixels.ndim == 2:
-            return "L"
-        if pixels.ndim == 3 and pixels.shape[2] == 3:
-            return "RGB"
-    raise InputError(
-        f"{source}: shape {pixels.shape} and type {pixels.dtype}; an image is uint8 of shape (H, W) or (H, W, 3)."
+def measure_image(pixels: NDArray[np.uint8], remark: str = "") -> ImageFacts:
+    """The facts of uint8 pixels of shape (H, W) or (H, W, 3)."""
+    mode = "L" if pixels.ndim == 2 else "RGB"
+    height, width = pixels.shape[:2]
+    return ImageFacts(
+        hash_pixels(mode, pixels), width, height, mode, *sum_channels(pixels), fingerprint_image(pixels), remark
     )
+
+
+def name_recipe(params: ImageParams) -> str:
+    """What decides the bytes of a PNG, and whether there is one, besides the source's: Pillow, its zlib, the level, and
+    all of `split.image`.
+    """
+    wanted = [f"{name} {value}" for name, value in params]
+    return ", ".join([f"pillow {PIL.__version__}", f"zlib {features.version('zlib')}", f"level {PNG_LEVEL}", *wanted])
+
+
+def check_array(pixels: NDArray[np.uint8], source: str) -> None:
+    """Raise InputError, naming `source`, for an array that is no image: uint8 (H, W) or (H, W, 3) is expected."""
+    if not (pixels.dtype == np.uint8 and pixels.size and (pixels.ndim == 2 or pixels.shape[2:] == (3,))):
+        raise InputError(
+            f"{source}: shape {pixels.shape} and type {pixels.dtype}; an image is uint8 of shape (H, W) or (H, W, 3)."
+        )
+
+
+def decode_image(data: bytes, params: ImageParams) -> tuple[NDArray[np.uint8], str]:
+    """The upright image in the bytes of a file, as `convert_image` gives it, and a remark ('' for nothing to say).
+
+    Raises UnusableImage with the reason.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of (broken metadata) is dropped here
+        with lift_pillow_limit(params.max_pixels):
+            try:
+                image, remark = load_image(data, params)
+                return convert_image(image, params), remark
+            except Image.DecompressionBombError as error:
+                raise UnusableImage(f"more pixels than split.image.max_pixels ({params.max_pixels}) allows") from error
+            except DECODER_ERRORS as error:
+                raise UnusableImage(
+                    f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
+                ) from error
+
+
+@contextmanager
+def lift_pillow_limit(max_pixels: int) -> Generator[None]:
+    """Let Pillow open what `split.image.max_pixels` allows; its own limit is half of what it refuses."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def load_image(data: bytes, params: ImageParams) -> tuple[Image.Image, str]:
+    """The upright image, of any mode, and a remark; raises UnusableImage, and whatever the decoder raises."""
+    if not data:
+        raise UnusableImage("the file is empty")
+    with open_image(data, params) as image:
+        if image.width * image.height > params.max_pixels:
+            raise UnusableImage(
+                f"{image.width}×{image.height} pixels, more than split.image.max_pixels ({params.max_pixels}) allows"
+            )
+        remark = check_frames(image, params)
+        image.verify()
+    with open_image(data, params) as image:  # verify() leaves it unusable
+        image.load()
+        turn = TRANSPOSE.get(read_orientation(image))
+        return (image.transpose(turn) if turn is not None else image), remark
+
+
+def open_image(data: bytes, params: ImageParams) -> Image.Image:
+    """The image, not decoded yet, where its content is of an allowed format."""
+    try:
+        return Image.open(io.BytesIO(data), formats=params.formats.split())
+    except UnidentifiedImageError as error:
+        found = name_format(data)
+        if found:
+            raise UnusableImage(f"is a {found}, which split.image.formats does not name") from error
+        raise UnusableImage(f"is not an image of a known format: it begins with {data[:16]!r}") from error
+
+
+def name_format(data: bytes) -> str:
+    """The format of the image out of all that we know, '' where it is none of them."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.format or ""
+    except DECODER_ERRORS:
+        return ""
+
+
+def check_frames(image: Image.Image, params: ImageParams) -> str:
+    """A remark where the first of several frames is taken; raises UnusableImage where that is refused.
+
+    MPO, a JPEG with a second view or a depth map behind it as telephones write it, is one image.
+    """
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return ""
+    if params.animation == "refuse":
+        raise UnusableImage("has several frames, which split.image.animation refuses")
+    return "first of several frames"
+
+
+def read_orientation(image: Image.Image) -> int:
+    """The Exif orientation, 1 to 8; 1 (upright) where there is none or the metadata are broken, which are dropped."""
+    try:
+        value: object = image.getexif().get(ORIENTATION, 1)
+    except DECODER_ERRORS:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def convert_image(image: Image.Image, params: ImageParams) -> NDArray[np.uint8]:
+    """The image as uint8 (H, W) or (H, W, 3), in the mode and size that `params` want.
+
+    16 bits are scaled to 8, transparency is laid on the background. Raises UnusableImage for values without a known
+    range.
+    """
+    grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = scale_to_8_bit(image)
+    if image.has_transparency_data:
+        image = lay_on_background(image, params.background)
+    mode = params.mode if params.mode != "keep" else "L" if grey else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    return np.array(fit_image(image, params))
+
+
+def convert_array(pixels: NDArray[np.uint8], params: ImageParams) -> NDArray[np.uint8]:
+    """As `convert_image`, from uint8 pixels of shape (H, W) or (H, W, 3); the same array where nothing is to do."""
+    mode, (height, width) = "L" if pixels.ndim == 2 else "RGB", pixels.shape[:2]
+    if params.mode in ("keep", mode) and (params.width, params.height) in ((0, 0), (width, height)):
+        return pixels
+    return convert_image(Image.fromarray(pixels), params)
+
+
+def scale_to_8_bit(image: Image.Image) -> Image.Image:
+    """0 to 65,535 brought to 0 to 255, rounded; Pillow's own conversion cuts off all above 255."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > FULL_16_BIT:
+        raise UnusableImage(
+            f"mode {image.mode} with values from {values.min():g} to {values.max():g}; expected whole numbers of at "
+            "most 16 bits"
+        )
+    scaled = (values.astype(np.uint32) * 255 + FULL_16_BIT // 2) // FULL_16_BIT
+    grey = Image.fromarray(scaled.astype(np.uint8))
+    if "transparency" in image.info:  # the one value, of 16 bits, that a PNG declares transparent
+        grey.putalpha(Image.fromarray(values != image.info["transparency"]).convert("L"))
+    return grey
+
+
+def lay_on_background(image: Image.Image, background: int) -> Image.Image:
+    """The image without its transparency, over a uniform grey, as RGB."""
+    paper = Image.new("RGBA", image.size, (background, background, background, 255))
+    return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+
+
+def fit_image(image: Image.Image, params: ImageParams) -> Image.Image:
+    """The L or RGB image at the wanted size, as `split.image.fit` says."""
+    size = (params.width, params.height)
+    if params.width == 0 or image.size == size:
+        return image
+    method = Image.Resampling[params.filter.upper()]
+    if params.fit == "crop":
+        return ImageOps.fit(image, size, method)
+    if params.fit == "pad":
+        return ImageOps.pad(image, size, method, color=(params.background,) * len(image.getbands()))
+    return image.resize(size, method)
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -54,5 +261,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 def sum_channels(pixels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Per channel the sum of the values and of their squares, exact."""
-    values = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).astype(np.int64)
-    return tuple(values.sum(axis=0).tolist()), tuple((values * values).sum(axis=0).tolist())
+    channels = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).T
+    counts = np.array([np.bincount(channel, minlength=256) for channel in channels])
+    values = np.arange(256)
+    return tuple((counts @ values).tolist()), tuple((counts @ (values * values)).tolist())

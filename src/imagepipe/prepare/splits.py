@@ -1,49 +1,59 @@
-"""Which record goes to which split: seeded, exact in size, and independent of the order in which records arrive.
+"""Which record goes to which split: seeded, as exact in size as whole units allow, independent of the records' order.
 
-A record's place in the lottery is the SHA-256 of (seed, purpose, key), so neither a library's random generator nor the
-order of a directory listing decides anything.
+Each strategy is explained beside `split.strategy` in recipes/base.yaml; what stays together, and how that is spread,
+is the subject of units.py.
 """
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from itertools import accumulate
 
-from imagepipe.core.errors import InputError, list_findings
-from imagepipe.core.manifest import SPLITS, order_classes
+from imagepipe.core.errors import InputError, list_findings, suggest_name
+from imagepipe.core.manifest import SPLITS
 from imagepipe.prepare.params import SplitParams
+from imagepipe.prepare.units import Unit, apportion, deal, draw, join_units, shuffle_keys, spread_units
 from imagepipe.sources.records import Record
 
 
-def assign_splits(records: Sequence[Record], params: SplitParams) -> dict[str, str]:
-    """Key → `train`, `val` or `test`, for every record that stays after `first` and `limit_per_split`.
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Who goes where.
 
-    Official parts are kept. A part that the source lacks is cut from the rest: val from the official train part in the
-    proportion train : val, everything by the fractions where the source has no parts.
+    `splits` maps the key of every record that stays to `train`, `val` or `test`. `official` are those of val and test
+    that are a part of the source as it is, under the name that they have here, sorted. `notes` are sentences for the
+    user.
+    """
 
-    Raises InputError where a class is too small to be spread, or a split that was asked for would be empty.
+    splits: dict[str, str]
+    official: list[str]
+    notes: list[str]
+
+
+def take_first(records: Sequence[Record], first: int) -> list[Record]:
+    """The first records by key; 0 takes all."""
+    return sorted(records, key=lambda record: record.key)[: first or None]
+
+
+def assign_splits(records: Sequence[Record], pixel_sha256: Mapping[str, str], params: SplitParams) -> Assignment:
+    """Deal the records by `split.strategy`, then thin out by `limit_per_split`; `pixel_sha256` is by key.
+
+    Raises InputError where a class is too small to be spread, a split that was asked for would be empty, or what the
+    strategy goes by (groups, a column) is not there.
     """
     check_records(records)
-    if params.first:
-        records = sorted(records, key=lambda record: record.key)[: params.first]
-    shares = choose_shares(records, params)
-    chosen = {record.key: record.part for record in records if record.part in ("val", "test")}
-    pool = [record for record in records if record.key not in chosen]
-    if params.strategy == "stratified":
-        chosen |= split_stratified(pool, shares, params.seed)
-    else:
-        keys = sorted(record.key for record in pool)
-        if params.strategy == "random":
-            keys = shuffle_keys(keys, params.seed, "split")
-        chosen |= deal(keys, apportion(len(keys), shares, dict.fromkeys(shares, 0.0)))
+    kept, notes = keep_parts(records, params)
+    official = sorted(set(kept.values()))
+    shares = choose_shares(params, official)
+    pool = [record for record in records if record.key not in kept]
+    dealt, remarks = deal_pool(pool, pixel_sha256, shares, params)
+    notes += remarks + note_shares(dealt, shares, params)
+    chosen = kept | dealt
     if params.limit_per_split:
         chosen = limit_splits(records, chosen, params)
-    empty = [split for split in SPLITS if shares.get(split) and split not in chosen.values()]
-    if empty:
-        raise InputError(
-            f"params.yaml: split.fractions: {len(records)} images leave {' and '.join(empty)} empty; "
-            "raise the fraction or bring more images."
-        )
-    return chosen
+    check_filled(len(records), chosen, shares)
+    return Assignment({key: chosen[key] for key in sorted(chosen)}, official, notes)
 
 
 def check_records(records: Sequence[Record]) -> None:
@@ -55,69 +65,245 @@ def check_records(records: Sequence[Record]) -> None:
         raise InputError(list_findings("two images share one key", sorted(doubled)))
 
 
-def choose_shares(records: Sequence[Record], params: SplitParams) -> dict[str, float]:
-    """The share of each split among the records that the source itself gave no place in val or test; they sum to 1."""
-    official = {record.part for record in records}
-    wanted = {split: getattr(params.fractions, split) for split in SPLITS}
-    shares = {split: share for split, share in wanted.items() if split == "train" or split not in official}
+def check_filled(images: int, chosen: Mapping[str, str], shares: Mapping[str, float]) -> None:
+    """Raise InputError where a split has a share and no image."""
+    filled = set(chosen.values())
+    empty = [split for split in SPLITS if shares.get(split) and split not in filled]
+    if empty:
+        raise InputError(
+            f"params.yaml: split.fractions: {images} images leave {' and '.join(empty)} empty; "
+            "raise the fraction or bring more images."
+        )
+
+
+# The source's own parts, and what is asked of the rest
+
+
+def keep_parts(records: Sequence[Record], params: SplitParams) -> tuple[dict[str, str], list[str]]:
+    """Key → split for the records that stay where the source has them, and what the user should know of its parts."""
+    sizes = Counter(record.part for record in records)
+    if not sizes["val"] and not sizes["test"]:
+        return {}, []
+    if params.strategy != "official":
+        parts = ", ".join(f"{sizes[part]} {part}" for part in SPLITS if sizes[part])
+        return {}, [
+            f"split.strategy `{params.strategy}` deals the source's own parts anew ({parts}): figures cannot be "
+            "compared with those of others on these parts; `official` keeps them."
+        ]
+    place = {"val": "val", "test": "test"}
+    notes: list[str] = []
+    if not sizes["test"]:
+        place["val"] = "test" if params.val_as_test else "val"
+        notes.append(note_val(params))
+    return {record.key: place[record.part] for record in records if record.part in place}, notes
+
+
+def note_val(params: SplitParams) -> str:
+    """What becomes of the val part of a source that has no test part."""
+    new = "val" if params.val_as_test else "test"
+    if getattr(params.fractions, new):
+        cut = f"{new} is cut from its train part"
+    else:
+        cut = f"there is no {new}, since split.fractions.{new} is 0"
+    if params.val_as_test:
+        return (
+            f"the source has a val part but no test part: its val is test here, and {cut}, because test is what nobody "
+            "has chosen by. split.val_as_test: false keeps its val."
+        )
+    return f"the source has a val part but no test part: its val stays (split.val_as_test is false), and {cut}."
+
+
+def choose_shares(params: SplitParams, official: Sequence[str]) -> dict[str, float]:
+    """The share of each split among the records that are dealt; they sum to 1."""
+    shares: dict[str, float] = {split: getattr(params.fractions, split) for split in SPLITS if split not in official}
+    if params.strategy == "kfold":
+        rest = normalise({"train": shares["train"], "val": shares["val"]})
+        shares = {split: share * (params.folds - 1) for split, share in rest.items()} | {"test": 1.0}
+    return normalise(shares)
+
+
+def normalise(shares: Mapping[str, float]) -> dict[str, float]:
+    """The same proportions, with the sum 1."""
     total = sum(shares.values())
     return {split: share / total for split, share in shares.items()}
 
 
-def split_stratified(records: Sequence[Record], shares: dict[str, float], seed: int) -> dict[str, str]:
-    """Every class spread by the shares, each count within one image of its share."""
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for record in records:
-        by_class[record.class_name].append(record.key)
+def note_shares(dealt: Mapping[str, str], shares: Mapping[str, float], params: SplitParams) -> list[str]:
+    """What came out against what was asked for: always with `hash`, else where it is off by over 2 images and 1 %."""
+    counts = Counter(dealt.values())
+    off = max((abs(counts[split] - share * len(dealt)) for split, share in shares.items()), default=0)
+    if not dealt or (params.strategy != "hash" and off <= max(2, len(dealt) / 100)):
+        return []
+    found = ", ".join(
+        f"{split} {counts[split] / len(dealt):.1%} (asked for {share:.1%})" for split, share in shares.items()
+    )
+    cause = "the hash knows no counts" if params.strategy == "hash" else "groups and equal images stay together"
+    return [f"split.strategy `{params.strategy}` dealt {len(dealt)} images: {found}; {cause}."]
+
+
+# Strategies
+
+
+def deal_pool(
+    pool: Sequence[Record], pixel_sha256: Mapping[str, str], shares: dict[str, float], params: SplitParams
+) -> tuple[dict[str, str], list[str]]:
+    """Key → split for every record of the pool, and what the user should know of it."""
+    if params.strategy == "hash":
+        return cut_by_hash(pool, pixel_sha256, shares, params.seed), []
+    if params.strategy == "ordered":
+        return cut_in_order(pool, shares, params.order_column)
+    notes = check_groups(pool) if params.strategy == "group" else []
+    units = join_units(pool, pixel_sha256)
+    if params.strategy == "kfold":
+        return deal_folds(units, shares, params), notes
+    if params.strategy == "random":
+        alike = [Unit(unit.keys, {"": len(unit.keys)}) for unit in units]
+        return spread_units(alike, shares, params.seed, "split"), notes
     needed = sum(share > 0 for share in shares.values())
-    small = [f"{name!r}: {len(keys)}" for name, keys in sorted(by_class.items()) if len(keys) < needed]
+    whole = len(shares) == len(SPLITS)  # else `random` would give up the parts that were kept
+    check_classes(
+        units,
+        needed,
+        name_units(units, params),
+        f"cannot be spread over {needed} splits",
+        "leave them out, or set split.strategy to `random`." if whole else "or leave them out.",
+    )
+    return spread_units(units, shares, params.seed, "split"), notes
+
+
+def check_groups(records: Sequence[Record]) -> list[str]:
+    """Raise InputError where no record has a group; a note where some have none."""
+    alone = sum(not record.group for record in records)
+    if alone == len(records):
+        raise InputError(
+            "params.yaml: split.strategy: `group` needs groups, and no image has one; name their column in "
+            "fetch.table.group, or set `stratified`."
+        )
+    if not alone:
+        return []
+    return [f"{alone} of {len(records)} images have no group; each of them is dealt alone."]
+
+
+def name_units(units: Sequence[Unit], params: SplitParams) -> str:
+    """What a message counts."""
+    if params.strategy == "group":
+        return "groups"
+    return "images" if all(len(unit.keys) == 1 for unit in units) else "units (groups or sets of equal images)"
+
+
+def check_classes(units: Sequence[Unit], needed: int, noun: str, problem: str, remedy: str) -> None:
+    """Raise InputError where a class is in fewer than `needed` units."""
+    counts = Counter(class_name for unit in units for class_name in unit.counts)
+    small = [f"{name!r}: {count}" for name, count in sorted(counts.items()) if count < needed]
     if small:
         raise InputError(
             list_findings(
-                f"classes with fewer than {needed} images cannot be spread over {needed} splits",
-                small,
-                "Bring more images of them, leave them out, or set split.strategy to `random`.",
+                f"classes with fewer than {needed} {noun} {problem}", small, f"Bring more images of them, {remedy}"
             )
         )
+
+
+def deal_folds(units: Sequence[Unit], shares: Mapping[str, float], params: SplitParams) -> dict[str, str]:
+    """Fold `params.fold` is test, whatever the others are; val is cut from the rest."""
+    noun = name_units(units, params)
+    check_classes(
+        units,
+        params.folds,
+        noun,
+        f"cannot be dealt into {params.folds} folds",
+        "leave them out, or lower split.folds.",
+    )
+    equal = {str(fold): 1 / params.folds for fold in range(params.folds)}
+    folds = spread_units(units, equal, params.seed, "fold")
+    chosen = {key: "test" for key, fold in folds.items() if fold == str(params.fold)}
+    rest = [unit for unit in units if unit.keys[0] not in chosen]
+    if shares["val"]:
+        check_classes(
+            rest,
+            2,
+            f"{noun} outside the test fold",
+            "cannot be spread over train and val",
+            "leave them out, or set split.fractions.val to 0.",
+        )
+    return chosen | spread_units(
+        rest, normalise({"train": shares["train"], "val": shares["val"]}), params.seed, "split"
+    )
+
+
+def cut_by_hash(
+    records: Sequence[Record], pixel_sha256: Mapping[str, str], shares: Mapping[str, float], seed: int
+) -> dict[str, str]:
+    """A record's place in [0, 1) is a hash of its group, else of its pixels, and is cut at the cumulated shares.
+
+    Nothing else is looked at, so that no other image can move it. Equal pixels in two groups may part: joining them
+    would move an old image when one that joins it arrives.
+    """
+    wanted = [split for split, share in shares.items() if share > 0]
+    bounds = list(accumulate(shares[split] for split in wanted))[:-1]  # the last takes what rounding leaves below 1
     chosen: dict[str, str] = {}
-    owed = dict.fromkeys(shares, 0.0)
-    for name in order_classes(by_class):
-        keys = by_class[name]
-        sizes = apportion(len(keys), shares, owed)
-        for split, size in sizes.items():
-            owed[split] += len(keys) * shares[split] - size
-        chosen |= deal(shuffle_keys(keys, seed, "split"), sizes)
+    for record in records:
+        place = draw(seed, "hash", record.group or pixel_sha256[record.key])
+        fraction = (int.from_bytes(place[:8], "big") >> 11) / 2**53  # as many bits as a float holds exactly
+        chosen[record.key] = wanted[sum(bound <= fraction for bound in bounds)]
     return chosen
 
 
-def apportion(count: int, shares: dict[str, float], owed: dict[str, float]) -> dict[str, int]:
-    """Whole numbers that sum to `count`, each its share rounded down or up.
-
-    What rounding down leaves goes, one each, to the splits with the largest remainder plus what `owed` says that they
-    missed so far (largest-remainder method; the carried part keeps the totals over many classes exact too).
-    """
-    exact = {split: count * share for split, share in shares.items()}
-    sizes = {split: int(value + 1e-9) for split, value in exact.items()}
-    fractional = [split for split in shares if exact[split] - sizes[split] > 1e-9]
-    fractional.sort(key=lambda split: exact[split] - sizes[split] + owed[split], reverse=True)
-    for split in fractional[: count - sum(sizes.values())]:
-        sizes[split] += 1
-    return sizes
-
-
-def shuffle_keys(keys: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """The keys in an order that depends on seed, purpose and keys alone."""
-    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}\0{purpose}\0{key}".encode()).digest())
+def cut_in_order(records: Sequence[Record], shares: dict[str, float], column: str) -> tuple[dict[str, str], list[str]]:
+    """The first records along the column are train, then val, then test; ties go by key. '' is the key itself."""
+    keys = sorted(record.key for record in records)
+    notes: list[str] = []
+    if column:
+        values = read_column(records, column)
+        numbers = {key: number for key, value in values.items() if (number := read_number(value)) is not None}
+        if len(numbers) == len(values):
+            keys.sort(key=lambda key: numbers[key])
+        else:
+            keys.sort(key=lambda key: values[key])
+            notes = note_text(values, numbers, column)
+    return deal(keys, apportion(len(keys), shares, dict.fromkeys(shares, 0.0))), notes
 
 
-def deal(keys: Sequence[str], sizes: dict[str, int]) -> dict[str, str]:
-    """The first keys to the first split, the next to the second, and so on."""
-    dealt: dict[str, str] = {}
-    first = 0
-    for split, size in sizes.items():
-        dealt |= dict.fromkeys(keys[first : first + size], split)
-        first += size
-    return dealt
+def read_column(records: Sequence[Record], column: str) -> dict[str, str]:
+    """Key → value; raises InputError where the column is not there or a value is blank."""
+    known = {name for record in records for name in record.columns}
+    if column not in known:
+        there = suggest_name(column, known) if known else "the source brings no columns; '' goes by the key"
+        raise InputError(f"params.yaml: split.order_column: there is no column {column!r}. {there}.")
+    values = {record.key: record.columns.get(column, "") for record in records}
+    blank = sorted(f"{record.key} ({record.source})" for record in records if not values[record.key].strip())
+    if blank:
+        raise InputError(
+            list_findings(
+                f"params.yaml: split.order_column: images without a value in column {column!r}",
+                blank,
+                "Fill them in, leave those images out, or name another column.",
+            )
+        )
+    return values
+
+
+def read_number(text: str) -> Decimal | None:
+    """A finite number, exact however long (times in nanoseconds do not fit a float), or None."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and "_" not in text else None
+
+
+def note_text(values: Mapping[str, str], numbers: Mapping[str, Decimal], column: str) -> list[str]:
+    """A column of numbers sorts as text as soon as one value is none: '10' then stands before '9'."""
+    if not numbers:
+        return []
+    odd = next(value for key, value in sorted(values.items()) if key not in numbers)
+    count = len(values) - len(numbers)
+    return [
+        f"split.order_column: {column!r} is sorted as text, since {count} of its {len(values)} values are no numbers, "
+        f"such as {odd!r}."
+    ]
+
+
+# Limits
 
 
 def limit_splits(records: Sequence[Record], chosen: dict[str, str], params: SplitParams) -> dict[str, str]:
