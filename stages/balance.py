@@ -11,10 +11,11 @@ from imagepipe.report.balance import BalanceParams, report_balance
 
 
 def main(manifests_dir: Path, reports_dir: Path) -> None:
-    warnings = report_balance(manifests_dir, reports_dir, load_section("balance", BalanceParams))
-    for warning in warnings:
-        print(f"balance: warning: {warning}", file=sys.stderr)
-    print(f"balance: {'uneven' if warnings else 'even enough'}, see {reports_dir / 'balance.png'}")
+    verdict = report_balance(manifests_dir, reports_dir, load_section("balance", BalanceParams))
+    for violation in verdict.violations:
+        print(f"balance: warning: {violation}", file=sys.stderr)
+    print(f"balance: {verdict.recommendation}")
+    print(f"balance: {'uneven' if verdict.violations else 'even enough'}, see {reports_dir / 'balance.png'}")
 
 
 if __name__ == "__main__":

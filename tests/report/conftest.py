@@ -44,7 +44,7 @@ def make_curves(epochs: int, per_epoch: int) -> tuple[pd.DataFrame, pd.DataFrame
 def folder(tmp_path: Path) -> Path:
     """A dataset, its balance report and the tables of a training run."""
     make_dataset(tmp_path, {"train": 6, "val": 3, "test": 3})
-    report_balance(tmp_path, tmp_path / "balance", BalanceParams(max_ratio=9.0))
+    report_balance(tmp_path, tmp_path / "balance", BalanceParams(on_violation="warn", max_ratio=9.0, max_drift=1.0))
     (tmp_path / "train").mkdir()
     history, steps = make_curves(2, 5)
     history.to_csv(tmp_path / "train" / "history.csv", index=False)

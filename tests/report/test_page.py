@@ -70,7 +70,7 @@ def test_the_page_stands_alone(folder: Path) -> None:
 
 def test_the_page_says_what_the_data_is(folder: Path) -> None:
     source = {"name": "SVHN", "homepage": "https://x", "licence": "L", "citation": "C", "options": {"split": "digits"}}
-    split = {"strategy": "stratified", "seed": 7, "official": ["test"]}
+    split = {"strategy": "official", "seed": 7, "official": ["test"]}
     text = " ".join(Reader(write_report(folder, make_info(source=source, split=split))).text.split())
     assert "SVHN, split digits (https://x)" in text
     assert "1,300 train, 3 val, 6 test; 8×8 pixels, L" in text
@@ -94,6 +94,14 @@ def test_a_class_without_test_images_is_said_and_has_dashes(folder: Path) -> Non
     rows = read_class_rows(results / "per_class.csv")
     assert rows[2] == {"class": "NA", "images": 0, "predicted": 0, "precision": 0.0, "recall": None, "f1": None}
     assert format_percent(None) == "–"
+
+
+def test_leaks_that_were_kept_stand_under_the_headline(folder: Path) -> None:
+    info = make_info()
+    assert "not clean" not in Reader(write_report(folder, info)).text
+    leaks = info.leaks.model_copy(update={"policy": "keep", "duplicates": 3})
+    text = " ".join(Reader(write_report(folder, info.model_copy(update={"leaks": leaks}))).text.split())
+    assert "The splits are not clean. 3 images of val and test have the very pixels of images in another split" in text
 
 
 def test_shares_are_shown_as_percentages() -> None:

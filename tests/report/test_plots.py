@@ -93,6 +93,42 @@ def test_a_hundred_classes_with_long_names_are_drawn(tmp_path: Path) -> None:
     assert read_picture(tmp_path / "b.png").shape[1] < 2000
 
 
+ORANGE = (0xE6, 0x9F, 0x00)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["<script>", "$x_1$", "$x_1"], ["🐈", "猫", "\\frac{1}{2}"], ["x" * 300, "a\nb", " "], ["only"]],
+    ids=["markup", "no glyph", "long", "one"],
+)
+def test_class_balance_takes_any_name(tmp_path: Path, names: list[str]) -> None:
+    draw_balance({"train": dict.fromkeys(names, 3), "val": dict.fromkeys(names, 2)}, tmp_path / "b.png")
+    picture = read_picture(tmp_path / "b.png")
+    assert picture.shape[0] < 700
+    assert (picture == ORANGE).all(axis=2).any()
+
+
+def test_train_s_proportions_stay_in_sight_where_a_split_has_far_fewer(tmp_path: Path) -> None:
+    draw_balance({"train": {"a": 98, "b": 2}, "val": {"a": 50, "b": 50}}, tmp_path / "b.png")
+    val = (read_picture(tmp_path / "b.png") == ORANGE).all(axis=2)
+    rows = np.nonzero(val.any(axis=1))[0]
+    draw_balance({"train": {"a": 50, "b": 50}, "val": {"a": 50, "b": 50}}, tmp_path / "even.png")
+    even = np.nonzero((read_picture(tmp_path / "even.png") == ORANGE).all(axis=2).any(axis=1))[0]
+    assert np.ptp(rows) / np.ptp(even) == pytest.approx(50 / 98, abs=0.03)  # the axis reaches up to 98, not 50
+
+
+def test_a_class_balance_of_a_thousand_classes_shows_its_colours(tmp_path: Path) -> None:
+    draw_balance({"train": dict.fromkeys(map(str, range(1000)), 7)}, tmp_path / "b.png")
+    blue = (read_picture(tmp_path / "b.png") == (0x00, 0x72, 0xB2)).all(axis=2)
+    assert blue.mean() > 0.3  # outlines of 1.6 pixels' bars would hide it
+
+
+def test_splits_without_images_have_no_panel(tmp_path: Path) -> None:
+    draw_balance({"train": {"a": 1}, "val": {"a": 0}}, tmp_path / "one.png")
+    draw_balance({"train": {"a": 1}, "val": {"a": 1}}, tmp_path / "two.png")
+    assert read_picture(tmp_path / "one.png").shape[0] < read_picture(tmp_path / "two.png").shape[0]
+
+
 def test_the_same_numbers_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
         draw_balance({"train": {"a": 3, "b": 2}, "val": {"a": 1, "b": 1}}, tmp_path / name)

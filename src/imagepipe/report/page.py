@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from imagepipe.core.files import write_text
-from imagepipe.core.manifest import SPLITS, DatasetInfo, read_text_table
+from imagepipe.core.manifest import SPLITS, DatasetInfo
+from imagepipe.core.tables import read_text_table
 
 if TYPE_CHECKING:
     from imagepipe.models.classifier import ModelInfo

@@ -1,6 +1,7 @@
 """Figures as PNG files: the same bytes for the same numbers, readable in grey, one colour for one meaning."""
 
 import io
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,17 @@ STYLE: dict[Any, Any] = {
 
 
 @contextmanager
+def ignore_missing_glyphs() -> Generator[None]:
+    """No warning about letters that the font lacks (emoji, Chinese): they are drawn as boxes, the tables hold them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ ", UserWarning)
+        yield
+
+
+@contextmanager
 def new_figure(path: Path, width: float, height: float) -> Generator[Figure]:
     """A figure of `width` × `height` inches that is written to `path` when the block ends well."""
-    with rc_context(STYLE):
+    with rc_context(STYLE), ignore_missing_glyphs():
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
         buffer = io.BytesIO()
@@ -50,21 +59,56 @@ def shorten(name: str, length: int = 18) -> str:
 
 
 def draw_balance(counts: dict[str, dict[str, int]], path: Path) -> None:
-    """Bars from zero: images of each class, one panel a split, the even share as a line."""
+    """Bars from zero: images of each class, one panel a split, each with what it is measured by as a line.
+
+    That is the even share in train's panel, and in the others what train's proportions would give.
+    """
     splits = {split: classes for split, classes in counts.items() if sum(classes.values())}
-    classes = next(iter(splits.values()))
-    places = np.arange(len(classes))
-    with new_figure(path, max(6.0, min(16.0, 0.32 * len(classes) + 2)), 1.9 * len(splits) + 0.5) as figure:
+    train = np.array(list(counts["train"].values()))
+    number = len(train)
+    width = max(6.0, min(16.0, 0.32 * number + 2))
+    points = 72 * (width - 1) / number  # for each class
+    longest = max(len(f"{count:,}") for classes in splits.values() for count in classes.values())
+    with new_figure(path, width, 1.9 * len(splits) + 0.5) as figure:
         panels = figure.subplots(len(splits), 1, sharex=True, squeeze=False)[:, 0]
-        for panel, (split, values) in zip(panels, splits.items(), strict=True):
-            total = sum(values.values())
-            panel.bar(places, list(values.values()), color=COLOURS[split], edgecolor="black", linewidth=0.4)
-            panel.axhline(total / len(values), color="black", linewidth=0.8, linestyle="--")
-            panel.set_ylim(bottom=0)
-            panel.set_title(f"{split}: {total:,} images (dashed: even share)", loc="left")
+        for panel, (split, classes) in zip(panels, splits.items(), strict=True):
+            values = np.array(list(classes.values()))
+            shares = np.full(number, 1 / number) if split == "train" else train / train.sum()
+            draw_bars(panel, values, values.sum() * shares, COLOURS[split], points, numbered=4.6 * longest <= points)
+            measure = "even share" if split == "train" else "train's proportions"
+            panel.set_title(f"{split}: {values.sum():,} images (dashed: {measure})", loc="left")
             panel.set_ylabel("images")
-        label_places(panels[-1], list(classes))
+        panels[-1].set_xlim(-0.6, number - 0.4)
+        label_places(panels[-1], list(counts["train"]))
         panels[-1].set_xlabel("class")
+
+
+def draw_bars(
+    panel: Axes,
+    values: NDArray[np.int64],
+    measure: NDArray[np.float64],
+    colour: str,
+    points: float,
+    *,
+    numbered: bool,
+) -> None:
+    """Bars from zero at the places 0, 1, …, each `points` wide, `measure` as a dashed line; `numbered` needs room.
+
+    A digit of the numbers, which have size 7, is 4.5 points wide.
+    """
+    edges = np.arange(len(values) + 1) - 0.5
+    if points < 4:  # outlines would hide such bars, and a thousand of them draw slowly one by one
+        panel.stairs(values, edges, fill=True, color=colour)
+    else:
+        bars = panel.bar(np.arange(len(values)), values, color=colour, edgecolor="black", linewidth=0.4)
+        if numbered:
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.3}
+            texts = [f"{value:,}" for value in values.tolist()]
+            panel.bar_label(bars, texts, fontsize=7, padding=1.5, bbox=ground, zorder=4)
+    panel.stairs(measure, edges, baseline=None, color="black", linewidth=0.9, linestyle=(0, (3, 1.5)))
+    panel.set_ylim(0, 1.18 * max(values.max(), measure.max()))
+    panel.locator_params(axis="y", integer=True)
+    panel.yaxis.set_major_formatter("{x:,.0f}")
 
 
 def label_places(axes: Axes, names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from imagepipe.core.files import replace_directory, write_csv, write_json
-from imagepipe.core.manifest import read_text_table
+from imagepipe.core.tables import read_text_table
 from imagepipe.evaluation.metrics import (
     count_confusions,
     list_predicted_classes,
