@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from imagepipe.core.manifest import COLUMNS, SPLITS, DatasetInfo, ImageInfo, hash_pixels, write_manifests
+from imagepipe.core.manifest import COLUMNS, SPLITS, DatasetInfo, ImageInfo, LeakInfo, hash_pixels, write_manifests
 from imagepipe.models.classifier import ModelInfo
 
 CLASSES = ["cat", "dog", "NA"]
@@ -22,6 +22,7 @@ def make_dataset_info() -> DatasetInfo:
         counts={},
         source={"name": "made", "homepage": "none", "licence": "none", "citation": "none", "options": {}},
         split={"strategy": "random", "seed": 1, "official": []},
+        leaks=LeakInfo(policy="error", duplicates=0, groups=0, labels=0, dropped=0, repeated=0, near=None),
     )
 
 

@@ -101,3 +101,9 @@ def test_metrics_do_without_val_and_stay_at_fifteen_scalars() -> None:
 def test_one_line_says_accuracy_interval_and_number() -> None:
     metrics = {"accuracy": 0.9917, "accuracy_low": 0.9757, "accuracy_high": 0.9972, "images": 1359}
     assert describe_accuracy(metrics, 0.95) == "test accuracy 99.17 % (95 % interval 97.57 to 99.72 %, 1,359 images)"
+
+
+def test_counts_are_whole_numbers_even_where_nothing_is_right() -> None:
+    found = measure_classes(make_predictions([("a", "b"), ("b", "a")], classes="ab"))
+    assert found["images"].tolist() == [1, 1]
+    assert found["images"].dtype == np.int64

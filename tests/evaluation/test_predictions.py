@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.files import hash_file, write_csv
+from imagepipe.core.files import hash_file, write_csv, write_json
+from imagepipe.core.manifest import DatasetInfo, read_manifest
 from imagepipe.evaluation.predictions import check_fit, predict_splits, read_predictions, tabulate_predictions
 from imagepipe.models.classifier import ModelInfo, build_classifier, save_classifier
 from tests.made import CLASSES, make_dataset, make_dataset_info, make_model_info
@@ -129,3 +130,57 @@ def test_refuses_a_model_of_another_split(tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", make_model_info().model_copy(update={"manifests": made_of}))
     with pytest.raises(InputError, match=r"val\.csv: not the manifest that .*m\.safetensors was made from"):
         predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+
+
+def share_pixels(folder: Path, count: int) -> DatasetInfo:
+    """A dataset whose first test images have the pixel hashes of the first train images."""
+    info = make_dataset(folder, {"train": count + 1, "val": 2, "test": count + 1})
+    train, test = read_manifest(folder / "train.csv"), read_manifest(folder / "test.csv")
+    test.loc[: count - 1, "pixel_sha256"] = train["pixel_sha256"][:count]
+    write_csv(folder / "test.csv", test)
+    return info
+
+
+def test_refuses_test_pixels_that_stand_in_train(tmp_path: Path) -> None:
+    share_pixels(tmp_path, 25)
+    save_model(tmp_path / "m.safetensors", make_model_info())
+    with pytest.raises(InputError) as caught:
+        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{tmp_path / 'test.csv'}: test images whose very pixels the model was trained on (25):"
+    assert lines[1] == "  00028.png is 00000.png of train"
+    assert lines[21] == "  … and 5 more"
+    assert "split.leaks `drop` in params.yaml, or with `keep`" in lines[22]
+
+
+def test_takes_test_pixels_that_stand_in_train_where_that_was_decided(tmp_path: Path) -> None:
+    info = share_pixels(tmp_path, 1)
+    kept = info.model_copy(update={"leaks": info.leaks.model_copy(update={"policy": "keep"})})
+    write_json(tmp_path / "dataset.json", kept.model_dump())
+    save_model(tmp_path / "m.safetensors", make_model_info())
+    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+    assert table["split"].tolist() == ["val"] * 2 + ["test"] * 2
+
+
+def test_carries_the_users_columns_to_the_end(tmp_path: Path) -> None:
+    manifest = make_manifest([0, 1]).iloc[::-1]  # an index that is not 0, 1
+    manifest["user:logit:site"] = ["NA", "007"]
+    manifest["user:age"] = ["", "1e5"]
+    write_csv(tmp_path / "p.csv", tabulate_predictions(manifest, np.eye(2, 3, dtype=np.float32), CLASSES))
+    table = read_predictions(tmp_path / "p.csv")
+    assert table.columns[-5:].tolist() == ["logit:cat", "logit:dog", "logit:NA", "user:logit:site", "user:age"]
+    assert table[["key", "user:logit:site", "user:age"]].to_numpy().tolist() == [
+        ["00001", "NA", ""],
+        ["00000", "007", "1e5"],
+    ]
+
+
+def test_carried_columns_of_val_and_test_meet_in_one_table(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 1, "test": 2})
+    for split in ("train", "val", "test"):
+        manifest = read_manifest(tmp_path / f"{split}.csv")
+        write_csv(tmp_path / f"{split}.csv", manifest.assign(**{"user:site": f"of {split}"}))
+    save_model(tmp_path / "m.safetensors", make_model_info())
+    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+    assert table.columns[-1] == "user:site"
+    assert table["user:site"].tolist() == ["of val", "of test", "of test"]

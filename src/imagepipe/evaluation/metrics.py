@@ -55,7 +55,7 @@ def measure_classes(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "class": classes,
-            "images": images,
+            "images": np.asarray(images, np.int64),  # scikit-learn counts in floats where nothing is right
             "predicted": count_confusions(predictions).sum(axis=0),
             "precision": np.asarray(precision).round(6),
             "recall": np.where(absent, np.nan, recall).round(6),

@@ -6,6 +6,7 @@
 | `class`, `predicted` | true and predicted class name |
 | `loss` | cross-entropy in nats |
 | `logit:<class>` | the model's float32 output, in digits that give the same float32 back |
+| `user:<name>` | the further columns of the user's own table, as the manifest has them |
 """
 
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import hash_file
-from imagepipe.core.manifest import DatasetInfo, read_dataset_info, read_split, read_text_table
+from imagepipe.core.manifest import DatasetInfo, list_user_columns, read_dataset_info, read_split
+from imagepipe.core.tables import read_text_table
 
 if TYPE_CHECKING:
     from imagepipe.models.classifier import ModelInfo
@@ -30,8 +32,8 @@ def predict_splits(
 ) -> "tuple[pd.DataFrame, ModelInfo]":
     """[torch] The predictions table for val and test, each in the order of its manifest, and what the model file says.
 
-    Raises InputError where model and data do not belong together (classes, mode, size), test is empty, or a logit is
-    not a number.
+    Raises InputError where model and data do not belong together (classes, mode, size), test is empty or shares pixels
+    with train (unless `split.leaks` kept them), or a logit is not a number.
     """
     import torch
 
@@ -43,6 +45,7 @@ def predict_splits(
     info = read_dataset_info(manifests_dir / "dataset.json")
     check_fit(model.info, info, model_path)
     check_manifests(model.info, manifests_dir, model_path)
+    check_leaks(manifests_dir, info)
     tables: list[pd.DataFrame] = []
     for split in ("val", "test"):
         path = manifests_dir / f"{split}.csv"
@@ -81,8 +84,32 @@ def check_manifests(model: "ModelInfo", manifests_dir: Path, model_path: Path) -
             raise InputError(f"{path}: not the manifest that {model_path} was made from; train it again.")
 
 
+def check_leaks(manifests_dir: Path, info: DatasetInfo) -> None:
+    """Raise InputError where test holds the very pixels of a train image and nobody decided to keep that."""
+    if info.leaks.policy == "keep":
+        return
+    train, test = (read_split(manifests_dir, split, info) for split in ("train", "test"))
+    trained = dict(zip(train["pixel_sha256"], train["path"], strict=True))
+    shared = [
+        f"{path} is {trained[pixels]} of train"
+        for path, pixels in zip(test["path"], test["pixel_sha256"], strict=True)
+        if pixels in trained
+    ]
+    if shared:
+        raise InputError(
+            list_findings(
+                f"{manifests_dir / 'test.csv'}: test images whose very pixels the model was trained on",
+                shared,
+                "Run the split stage again with split.leaks `drop` in params.yaml, or with `keep` if they shall count.",
+            )
+        )
+
+
 def tabulate_predictions(manifest: pd.DataFrame, logits: NDArray[np.float32], classes: list[str]) -> pd.DataFrame:
-    """The table for one manifest and its logits (N, classes); ties go to the lowest class index."""
+    """The table for one manifest and its logits (N, classes); ties go to the lowest class index.
+
+    Raises InputError where a logit is not a finite number.
+    """
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):
         raise InputError(
@@ -106,7 +133,9 @@ def tabulate_predictions(manifest: pd.DataFrame, logits: NDArray[np.float32], cl
         }
     )
     columns = {f"{LOGIT}{name}": [str(value) for value in logits[:, index]] for index, name in enumerate(classes)}
-    return pd.concat([table.reset_index(drop=True), pd.DataFrame(columns)], axis=1)
+    carried = manifest.loc[:, list_user_columns(manifest)]
+    parts = [table.reset_index(drop=True), pd.DataFrame(columns), carried.reset_index(drop=True)]
+    return pd.concat(parts, axis=1)
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
