@@ -13,7 +13,7 @@ help:
 	@echo 'make test                 format, lint, types and every test'
 	@echo 'make test-fast            the same without the slow tests'
 	@echo 'make check                format, lint and types only'
-	@echo 'make bench                measure what the README promises (needs the MNIST files, see benchmarks/)'
+	@echo 'make bench                measure what the README promises (needs MNIST and CIFAR-10, see benchmarks/)'
 	@echo 'make clean                remove what the pipeline wrote here; .venv, the metrics in Git and the DVC cache stay'
 
 # The stamp is written last and holds the hash of all that decides the environment,
@@ -46,6 +46,7 @@ format: env-dev
 
 bench: env
 	python benchmarks/promises.py
+	python benchmarks/data_half.py
 
 clean:
 	git clean -fdXq data models reports dvc_plots show.png

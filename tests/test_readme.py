@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import modify_yaml
 
 from imagepipe.evaluation.metrics import describe_accuracy
 from tests.conftest import ROOT
@@ -22,7 +23,7 @@ def find_blocks(language: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_notebook_example_runs_as_it_stands(project: Path, run_in: Run) -> None:
-    (code,) = find_blocks("python")
+    code = next(block for block in find_blocks("python") if "make_loaders" in block)
     check = "\nprint(tuple(images.shape), images.dtype, tuple(labels.shape), labels.dtype)"
     done = run_in(project, sys.executable, "-c", code + check)
     assert done.stdout.strip() == "(64, 1, 8, 8) torch.uint8 (64,) torch.int64", done.stderr
@@ -35,6 +36,25 @@ def test_commands_of_imagepipe_print_what_the_readme_shows(project: Path, run_in
     for block in shown:
         command, _, output = block.removeprefix("$ ").partition("\n")
         assert run_in(project, *command.split()).stdout == output
+
+
+def test_the_source_of_ones_own_works_as_it_stands(tmp_path: Path, copy_project: Callable[[Path], Path]) -> None:
+    folder = copy_project(tmp_path)
+    code = next(block for block in find_blocks("python") if "read_records" in block)
+    (folder / "src/imagepipe/sources/blobs.py").write_text(code, "utf-8")
+    table = folder / "src/imagepipe/sources/__init__.py"
+    text = table.read_text("utf-8").replace("import digits,", "import blobs, digits,")
+    table.write_text(text.replace('    "digits": digits,', '    "digits": digits,\n    "blobs": blobs,'), "utf-8")
+    with modify_yaml(folder / "params.yaml") as params:
+        params["fetch"]["source"] = "blobs"
+    for stage, *places in (
+        ["fetch", "data/source", "data/raw"],
+        ["split", "data/source", "data/raw", "data/images", "data/manifests"],
+    ):
+        command = [sys.executable, f"stages/{stage}.py", *places]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "split: 42 train, 6 val, 12 test; 60 encoded" in done.stdout
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
