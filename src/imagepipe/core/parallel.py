@@ -24,6 +24,11 @@ Result = TypeVar("Result")
 CHUNK = 1000  # items that a worker takes at once
 FEW = 4000  # below this, starting worker processes costs more than it saves
 AHEAD = 3  # chunks in flight for each worker: enough to keep it busy, few enough to keep memory flat
+TRIES = 3  # with pools that break although their work is still to be done
+NO_WORKERS = (
+    "The worker processes ended before they had begun. Is memory short, or does the program that called this lack "
+    '`if __name__ == "__main__":`? Mend that and run it again; with run.jobs at 1 it needs least memory.'
+)
 
 
 def map_chunks(function: Callable[[Sequence[Item]], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
@@ -60,23 +65,31 @@ def map_contained(
 
     Raises EnvironmentFault where the processes die without work.
     """
-    if not chunks:
-        return
-    try:
-        with open_pool(function, min(jobs, len(chunks)), limits) as pool:
-            start = partial(pool.schedule, function, timeout=limits.seconds)
-            waiting: deque[tuple[Sequence[Item], ProcessFuture[list[Result]]]] = deque()
-            for chunk in chunks:
-                waiting.append((chunk, start([chunk])))
-                if len(waiting) > AHEAD * jobs:
-                    yield from collect(start, *waiting.popleft(), partial(run_alone, function, limits))
-            while waiting:
-                yield from collect(start, *waiting.popleft(), partial(run_alone, function, limits))
-    except BrokenExecutor as error:
-        raise EnvironmentFault(
-            "The worker processes ended before they had begun. Is memory short, or does the program that called this "
-            'lack `if __name__ == "__main__":`? Mend that and run it again; with run.jobs at 1 it needs least memory.'
-        ) from error
+    done = tries = 0
+    while done < len(chunks):
+        try:
+            for results in run_chunks(function, chunks[done:], jobs, limits):
+                yield from results
+                done, tries = done + 1, 0
+        except BrokenExecutor as error:
+            tries += 1
+            if tries == TRIES:
+                raise EnvironmentFault(NO_WORKERS) from error
+
+
+def run_chunks(
+    function: Callable[[Sequence[Item]], list[Result]], chunks: Sequence[Sequence[Item]], jobs: int, limits: Limits
+) -> Iterator[list[Result | Lost]]:
+    """The results of each chunk, in order; raises BrokenExecutor where the pool of processes gives up."""
+    with open_pool(function, min(jobs, len(chunks)), limits) as pool:
+        start = partial(start_chunk, pool, function, limits)
+        waiting: deque[tuple[Sequence[Item], ProcessFuture[list[Result]]]] = deque()
+        for chunk in chunks:
+            waiting.append((chunk, start(chunk)))
+            if len(waiting) > AHEAD * jobs:
+                yield collect(start, *waiting.popleft(), partial(run_alone, function, limits))
+        while waiting:
+            yield collect(start, *waiting.popleft(), partial(run_alone, function, limits))
 
 
 @contextmanager
@@ -91,36 +104,50 @@ def open_pool(function: Callable[..., object], jobs: int, limits: Limits) -> Gen
             pool.stop()
 
 
+def start_chunk(
+    pool: ProcessPool, function: Callable[[Sequence[Item]], list[Result]], limits: Limits, chunk: Sequence[Item]
+) -> ProcessFuture[list[Result]]:
+    """Hand a chunk to the pool; raises BrokenExecutor where the pool has given up."""
+    try:
+        return pool.schedule(function, [chunk], timeout=limits.seconds)
+    except RuntimeError as error:
+        raise BrokenExecutor from error
+
+
 def collect(
-    start: Callable[[list[Sequence[Item]]], ProcessFuture[list[Result]]],
+    start: Callable[[Sequence[Item]], ProcessFuture[list[Result]]],
     chunk: Sequence[Item],
     future: ProcessFuture[list[Result]],
     alone: Callable[[Item], Result | Lost],
-) -> Iterator[Result | Lost]:
+) -> list[Result | Lost]:
     """The results of a chunk; where its worker was lost, those of each item on its own."""
     try:
-        yield from future.result()
+        return [*future.result()]
     except (TookTooLong, ProcessExpired):
         if len(chunk) == 1:
-            yield alone(chunk[0])
-            return
-        for item, again in [(item, start([[item]])) for item in chunk]:
-            yield from collect(start, [item], again, alone)
+            return [alone(chunk[0])]
+        again = [([item], start([item])) for item in chunk]
+        return [result for one, future in again for result in collect(start, one, future, alone)]
 
 
 def run_alone(function: Callable[[Sequence[Item]], list[Result]], limits: Limits, item: Item) -> Result | Lost:
     """The result of one item in a pool of its own.
 
     Where a worker dies just after it took its next chunk, the pool may still believe that it held the one before: only
-    here is it certain which item it was.
+    here is it certain which item it was. Where the pool has not even heard that the work began, it breaks, and is
+    asked again.
     """
-    with open_pool(function, 1, limits) as pool:
-        try:
-            return pool.schedule(function, [[item]], timeout=limits.seconds).result()[0]
-        except TookTooLong:
-            return Lost(f"took longer than {limits.seconds:g} s and was ended")
-        except ProcessExpired as error:
-            return Lost(f"its process ended with {describe_exit(error.exitcode)}")
+    for _ in range(TRIES):
+        with open_pool(function, 1, limits) as pool:
+            try:
+                return start_chunk(pool, function, limits, [item]).result()[0]
+            except TookTooLong:
+                return Lost(f"took longer than {limits.seconds:g} s and was ended")
+            except ProcessExpired as error:
+                return Lost(f"its process ended with {describe_exit(error.exitcode)}")
+            except BrokenExecutor:
+                continue
+    raise EnvironmentFault(NO_WORKERS)
 
 
 def describe_exit(code: int | None) -> str:

@@ -31,11 +31,13 @@ class FileSlice:
         if self.length is None:
             raise FileNotFoundError("there is no such file")
         with self.path.open("rb") as file:
-            whole = os.fstat(file.fileno()).st_size
+            size = os.fstat(file.fileno()).st_size
             file.seek(self.offset)
             data = file.read(self.length)
-        if len(data) != self.length or (self.offset == 0 and whole != self.length):
-            raise OSError(f"the file had {self.length} bytes and has {whole} now: it changed while it was read")
+        if self.offset and len(data) != self.length:  # a member of a tar, which begins after its header
+            raise OSError(f"{self.path.name} ends inside this file: it was cut since it was fetched")
+        if not self.offset and not size == len(data) == self.length:
+            raise OSError(f"the file had {self.length} bytes and has {size} now: it changed while it was read")
         return data
 
 
