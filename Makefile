@@ -49,5 +49,5 @@ bench: env
 	python benchmarks/data_half.py
 
 clean:
-	git clean -fdXq data models reports dvc_plots show.png
+	git clean -fdXq data/raw data/images data/manifests models reports dvc_plots show.png
 	find src stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,7 +17,9 @@ def main(source: Path, raw_dir: Path) -> None:
     params = load_section("fetch", FetchParams)
     with replace_directory(raw_dir) as staging:
         info = fetch_source(params, load_run_params(), staging)
-    print(f"fetch: {info.name}: {len(info.list_classes())} classes, licence: {info.licence}")
+    classes = info.list_classes()
+    shown = ", ".join(map(repr, classes[:10])) + (f" … and {len(classes) - 10} more" if len(classes) > 10 else "")
+    print(f"fetch: {info.name}: classes: {len(classes)} ({shown}); licence: {info.licence}")
     for note in info.notes:
         print(f"fetch: {note}")
 

@@ -22,7 +22,7 @@ def main(source: Path, raw_dir: Path, images_dir: Path, manifests_dir: Path) -> 
     spread = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"split: {spread}; {prepared.encoded} encoded, {sum(counts.values()) - prepared.encoded} kept as they were")
     if prepared.rejected:
-        print(f"split: {prepared.rejected} images cannot be used, see {manifests_dir / 'rejected.csv'}")
+        print(f"split: images that cannot be used: {prepared.rejected}, see {manifests_dir / 'rejected.csv'}")
     for note in prepared.notes:
         print(f"split: {note}")
 

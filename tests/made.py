@@ -21,7 +21,7 @@ def make_dataset_info() -> DatasetInfo:
         std=[0.25],
         counts={},
         source={"name": "made", "homepage": "none", "licence": "none", "citation": "none", "options": {}},
-        split={"strategy": "random", "seed": 1, "official": []},
+        split={"strategy": "random", "seed": 1, "official": {}, "layout": "single", "leaks": "auto"},
         leaks=LeakInfo(policy="error", duplicates=0, groups=0, labels=0, dropped=0, repeated=0, near=None),
     )
 

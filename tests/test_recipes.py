@@ -12,6 +12,7 @@ from imagepipe.recipes import (
     find_unknown,
     is_safe_to_replace,
     keep_run_section,
+    list_missing,
     merge_recipe,
     read_committed,
     use_recipe,
@@ -266,3 +267,24 @@ def test_says_that_the_base_is_absent() -> None:
     Path("recipes/base.yaml").unlink()
     message = refuse(Path("recipes/long.yaml"))
     assert message.startswith("recipes/base.yaml: cannot be read: No such file or directory.")
+
+
+def test_what_use_wrote_from_a_recipe_elsewhere_may_be_replaced() -> None:
+    mine = Path("mine.yaml")
+    for epochs in (3, 4):  # the recipe itself is edited in between, as people do
+        mine.write_text(f"train:\n  epochs: {epochs}\n", "utf-8")
+        assert use_recipe(mine)
+    edit_params("jobs: 0", "jobs: 2")  # the machine's own section does not count
+    assert use_recipe(Path("recipes/long.yaml"))
+    use_recipe(mine)
+    edit_params("epochs: 4", "epochs: 5")
+    assert "holds edits that are not committed" in refuse(Path("recipes/long.yaml"))
+
+
+def test_places_that_are_not_there_yet_are_said() -> None:
+    use_recipe(make_recipe("mine", "fetch:\n  source: folder\n  path: data/pets\n"))
+    Path("data/classes").mkdir(parents=True)
+    Path("data/classes/all.csv").write_text("class,as\n")
+    assert list_missing() == ["fetch.path in params.yaml names data/pets, which is not there yet"]
+    Path("data/pets").mkdir()
+    assert list_missing() == []

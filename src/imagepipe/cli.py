@@ -29,10 +29,12 @@ def use(
     force: Annotated[bool, typer.Option("--force", help="lose edits of params.yaml that are not committed")] = False,
 ) -> None:
     """Write base plus RECIPE into params.yaml (never recipe upon recipe); the run: section stays as it is."""
-    from imagepipe.recipes import use_recipe
+    from imagepipe.recipes import list_missing, use_recipe
 
     changed = use_recipe(recipe, force)
     print(f"params.yaml {'now holds' if changed else 'already held'} recipes/base.yaml with {recipe}")
+    for missing in list_missing():
+        print(f"warning: {missing}", file=sys.stderr)
 
 
 @app.command()

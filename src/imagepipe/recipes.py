@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from ruamel.yaml import YAML
 
-from imagepipe.core.config import PARAMS_FILE, Params, check_section, parse_yaml, read_yaml
+from imagepipe.core.config import PARAMS_FILE, Params, check_section, load_section, parse_yaml, read_yaml
 from imagepipe.core.errors import EnvironmentFault, InputError, list_findings, suggest_name
-from imagepipe.core.files import write_text
+from imagepipe.core.files import hash_bytes, write_text
 from imagepipe.core.run import RunParams
 from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.prepare.params import SplitParams
@@ -23,6 +23,7 @@ from imagepipe.sources.params import FetchParams
 from imagepipe.training.params import TrainParams
 
 BASE = Path("recipes/base.yaml")
+WRITTEN = Path(".dvc/tmp/params-written.sha256")  # of what `use_recipe` wrote last; DVC keeps the folder out of Git
 
 SECTIONS: dict[str, type[Params]] = {
     "fetch": FetchParams,
@@ -56,7 +57,23 @@ def use_recipe(recipe: Path, force: bool = False) -> bool:
     for name, model in SECTIONS.items():
         check_section(name, model, values, tree, Path(f"{BASE} with {recipe}"))
     write_text(PARAMS_FILE, wanted)
+    write_text(WRITTEN, hash_settings(wanted) + "\n")
     return True
+
+
+def hash_settings(text: str) -> str:
+    """SHA-256 of the text with the base's `run:` section, since the machine's own does not count."""
+    return hash_bytes(keep_run_section(text, BASE.read_text("utf-8")).encode("utf-8"))
+
+
+def list_missing() -> list[str]:
+    """What `params.yaml` names on disk and is not there: sentences for the user."""
+    fetch = load_section("fetch", FetchParams)
+    return [
+        f"{key} in params.yaml names {path}, which is not there yet"
+        for key, path in (("fetch.path", fetch.path), ("fetch.classes", fetch.classes))
+        if not Path(path).exists()
+    ]
 
 
 def read_present(force: bool) -> str:
@@ -134,8 +151,13 @@ def keep_run_section(written: str, present: str) -> str:
 
 
 def is_safe_to_replace(present: str) -> bool:
-    """Whether `present` is what Git's HEAD holds, or just what some recipe beside the base gives."""
+    """Whether `present` is what Git's HEAD holds, what `use_recipe` wrote last, or what a recipe beside the base gives.
+
+    The `run:` section does not count, since it is kept.
+    """
     if present == read_committed(PARAMS_FILE):
+        return True
+    if WRITTEN.is_file() and WRITTEN.read_text("utf-8").strip() == hash_settings(present):
         return True
     return any(
         present == keep_run_section(merge_recipe(recipe), present)

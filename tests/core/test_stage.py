@@ -1,8 +1,12 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from imagepipe.core.errors import EnvironmentFault
+from imagepipe.core.stage import check_encoding
 
 STAGE = """
 from pathlib import Path
@@ -17,10 +21,15 @@ run_stage(main)
 """
 
 
-def run_script(folder: Path, last: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "stage.py").write_text(STAGE.format(last=last))
+def run_script(folder: Path, last: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    (folder / "stage.py").write_text(STAGE.format(last=last), "utf-8")
     return subprocess.run(
-        [sys.executable, "stage.py", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "stage.py", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | variables,
     )
 
 
@@ -57,3 +66,38 @@ def test_lines_arrive_as_they_are_printed(tmp_path: Path) -> None:
 def test_a_warning_is_one_line_without_our_code(tmp_path: Path) -> None:
     done = run_script(tmp_path, "import warnings; warnings.warn('few images')", "a", "b")
     assert (done.returncode, done.stderr) == (0, "warning: few images\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1:strict"])
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path, encoding: str) -> None:
+    last = "print('…', '\\udce9'); import warnings; warnings.warn('…'); raise InputError('… \\udce9')"
+    done = run_script(tmp_path, last, "a", "b", PYTHONIOENCODING=encoding)
+    assert done.returncode == 2
+    assert done.stdout == "True a b\n\\u2026 \\udce9\n"
+    assert done.stderr == "warning: \\u2026\nerror: \\u2026 \\udce9\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8"])
+def test_file_names_are_read_as_utf8(encoding: str) -> None:
+    check_encoding(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "iso8859-1", "ascii", "cp1252"])
+def test_a_locale_that_reads_file_names_otherwise_is_refused(encoding: str) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        check_encoding(encoding)
+    assert str(caught.value) == (
+        f"this locale reads file names as {encoding}, expected UTF-8; set PYTHONUTF8=1, or LC_ALL to a locale of UTF-8."
+    )
+
+
+def test_such_a_locale_ends_the_stage_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "stage.py").write_text(
+        "import sys\n"
+        "from imagepipe.core.stage import run_stage\n"
+        "sys.getfilesystemencoding = lambda: 'iso8859-1'  # such a locale need not be installed here\n"
+        "run_stage(lambda: print('began'))\n"
+    )
+    done = subprocess.run([sys.executable, "stage.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: this locale reads file names as iso8859-1, expected UTF-8")

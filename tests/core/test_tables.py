@@ -4,7 +4,14 @@ import pandas as pd
 import pytest
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.tables import PATH_COLUMNS, find_column, parse_text_table, read_text_table, simplify_name
+from imagepipe.core.tables import (
+    PATH_COLUMNS,
+    find_column,
+    parse_numbered_table,
+    parse_text_table,
+    read_text_table,
+    simplify_name,
+)
 
 
 def parse(data: bytes | str, name: str = "labels.csv") -> pd.DataFrame:
@@ -117,6 +124,25 @@ def test_ragged_rows_are_listed_by_line() -> None:
     assert lines[-1] == "  … and 6 more"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_rows_know_the_line_on_which_they_begin(end: str, mark: str) -> None:
+    text = mark + end.join(["", "a,b", "1,2", "", "", '3,"x', "", 'y"', "4,5", '"6', '",7'])
+    table, lines = parse_numbered_table(text.encode(), Path("x.csv"))
+    assert table["a"].tolist() == ["1", "3", "4", f"6{end}"]
+    assert lines == [3, 6, 9, 10]
+
+
+def test_a_header_of_two_lines_counts_as_two() -> None:
+    table, lines = parse_numbered_table(b'a,"b\nc"\n1,2\n', Path("x.csv"))
+    assert (list(table.columns), lines) == (["a", "b\nc"], [3])
+    assert parse_numbered_table(b"a,b\n", Path("x.csv"))[1] == []
+
+
+def test_a_ragged_row_is_named_by_the_line_on_which_it_begins() -> None:
+    fail('a,b\n\n1,"x\ny",3\n1,2\n1\n', r"\(2\):\n  line 3: 3 cells\n  line 6: 1 cells$")
+
+
 def test_an_open_quote_gives_its_line() -> None:
     fail('a,b\n1,"2\n3,4\n', r"labels\.csv:3: not a CSV \(unexpected end of data\)")
 
@@ -143,6 +169,13 @@ def test_columns_are_found_by_their_usual_names(name: str) -> None:
 
 def test_the_first_of_the_usual_names_counts() -> None:
     assert find_column(pd.DataFrame(columns=["image", "file"]), PATH_COLUMNS, "a file", Path("x.csv")) == "file"
+
+
+@pytest.mark.parametrize("name", ["id", "image_id", "Image Name", "ImageID"])
+def test_an_id_names_a_file_where_nothing_else_does(name: str) -> None:
+    assert find_column(pd.DataFrame(columns=["breed", name]), PATH_COLUMNS, "a file", Path("x.csv")) == name
+    assert find_column(pd.DataFrame(columns=[name, "file"]), PATH_COLUMNS, "a file", Path("x.csv")) == "file"
+    assert find_column(pd.DataFrame(columns=["id", "image_id"]), PATH_COLUMNS, "a file", Path("x.csv")) == "image_id"
 
 
 def test_a_column_that_is_missing_gives_those_that_there_are() -> None:

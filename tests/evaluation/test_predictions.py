@@ -21,6 +21,7 @@ def make_manifest(labels: list[int]) -> pd.DataFrame:
             "label": labels,
             "class": [CLASSES[label] for label in labels],
             "split": "test",
+            "group": [f"group {number}" for number in range(len(labels))],
             "source": [f"made#{number}" for number in range(len(labels))],
             "pixel_sha256": "0" * 64,
         }
@@ -85,7 +86,7 @@ def test_refuses_images_of_another_size() -> None:
 
 def test_refuses_a_table_that_is_no_predictions_table(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("split,key\ntest,1\n")
-    with pytest.raises(InputError, match=r"p\.csv: not a predictions table \(no class, predicted, loss\)"):
+    with pytest.raises(InputError, match=r"p\.csv: not a predictions table \(no path, class, predicted, loss\)"):
         read_predictions(tmp_path / "p.csv")
 
 
@@ -184,3 +185,13 @@ def test_carried_columns_of_val_and_test_meet_in_one_table(tmp_path: Path) -> No
     table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
     assert table.columns[-1] == "user:site"
     assert table["user:site"].tolist() == ["of val", "of test", "of test"]
+
+
+def test_a_key_is_the_same_whatever_the_layout() -> None:
+    manifest = make_manifest([0, 1])
+    single = tabulate_predictions(manifest, np.eye(2, 3, dtype=np.float32), CLASSES)
+    moved = manifest.assign(path=manifest["split"] + "/" + manifest["path"])
+    folders = tabulate_predictions(moved, np.eye(2, 3, dtype=np.float32), CLASSES, "folders")
+    assert folders["key"].tolist() == single["key"].tolist()
+    assert folders["path"].tolist() == moved["path"].tolist()
+    assert folders["group"].tolist() == ["group 0", "group 1"]

@@ -168,7 +168,7 @@ def test_the_description_repeats_source_and_params(tmp_path: Path, make_records:
     assert info["source"]["licence"] == "CC0"
     assert info["source"]["citation"] == "nobody"
     assert info["source"]["options"] == {"kind": "small"}
-    assert info["split"] == {**make_params().model_dump(), "official": []}
+    assert info["split"] == {**make_params().model_dump(), "official": {}}
     assert info["split"]["image"]["filter"] == "bilinear"
     assert info["image"] == {"mode": "L", "width": 5, "height": 4}
 
@@ -176,7 +176,7 @@ def test_the_description_repeats_source_and_params(tmp_path: Path, make_records:
 def test_the_description_names_the_sources_own_parts(tmp_path: Path, make_records: MakeRecords) -> None:
     records = make_records({"cat": 8}, "train") + make_records({"cat": 2}, "test", first=8)
     prepare(records, tmp_path, make_params(strategy="official"))
-    assert read_dataset_info(tmp_path / "manifests" / "dataset.json").split["official"] == ["test"]
+    assert read_dataset_info(tmp_path / "manifests" / "dataset.json").split["official"] == {"test": "test"}
 
 
 def test_no_path_of_the_machine_is_written(tmp_path: Path, make_records: MakeRecords) -> None:
@@ -373,11 +373,11 @@ def resize(records: list[Record], number: int, shape: tuple[int, ...]) -> list[R
 
 
 SEVERAL_SIZES = (
-    r"^images of several modes or sizes \(2\):\n  6 of L 5×4\n  2 of L 4×5\n"
+    r"^images of several modes or sizes \(2\):\n  6 of L 5×4, the first made#0\n  2 of L 4×5, the first made#2\n"
     r"A batch needs images of one kind: set split\.image\.height and split\.image\.width in params\.yaml\.$"
 )
 SEVERAL_MODES = (
-    r"^images of several modes or sizes \(2\):\n  3 of {} 5×4\n  1 of {} 5×4\n"
+    r"^images of several modes or sizes \(2\):\n  3 of {} 5×4, the first made#\d\n  1 of {} 5×4, the first made#\d\n"
     r"A batch needs images of one kind: set split\.image\.mode \(L or RGB\) in params\.yaml\.$"
 )
 
@@ -418,7 +418,10 @@ def test_params_bring_them_to_one(tmp_path: Path, make_records: MakeRecords) -> 
 
 def test_classes_that_the_source_does_not_list_are_named(tmp_path: Path, make_records: MakeRecords) -> None:
     records = make_records({"cat": 4, "dog": 4, "NA": 4})
-    with pytest.raises(InputError, match=r"^classes that the source's own list lacks: 'NA', 'dog'\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"^classes that the source's own list lacks: 'NA', 'dog'; the source has changed since",
+    ):
         prepare(records, tmp_path, classes=["cat"])
     assert list(tmp_path.iterdir()) == []
 
@@ -514,7 +517,8 @@ def test_too_many_rejected_images_change_nothing(tmp_path: Path) -> None:
     assert lines[1:21] == [f"  {number:03d}.png: the file is empty" for number in range(20)]
     assert lines[21:] == [
         "  … and 5 more",
-        "Mend or remove them, or raise split.max_rejected in params.yaml to leave them out.",
+        "Mend or remove them, or raise split.max_rejected in params.yaml to leave them out; "
+        "rejected.csv then lists all of them.",
     ]
     assert read_folder(tmp_path / "images") | read_folder(tmp_path / "manifests") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "manifests", "source"]
@@ -796,3 +800,15 @@ def test_lookalikes_need_not_be_looked_for(tmp_path: Path) -> None:
     prepared = prepare(make_alike(), tmp_path, set_leaks("error").model_copy(update={"near_distance": -1}))
     assert prepared.info.leaks.near is None
     assert not (tmp_path / "manifests" / "lookalikes.png").exists()
+
+
+def test_another_size_moves_nobody_under_hash(tmp_path: Path, make_records: MakeRecords) -> None:
+    records = make_records({"cat": 100})
+    found: list[dict[str, str]] = []
+    for side in (0, 3):
+        folder = tmp_path / str(side)
+        prepare(records, folder, make_params(strategy="hash", image={"height": side, "width": side}))
+        table = read_all(folder)
+        found.append(dict(zip(table["source"], table["split"], strict=True)))
+    assert found[0] == found[1]
+    assert set(found[0].values()) == set(SPLITS)

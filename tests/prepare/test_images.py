@@ -1,4 +1,5 @@
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def save(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def decode(data: bytes, **changes: object) -> Pixels:
-    return decode_image(data, set_params(**changes))[0]
+    return decode_image(data, set_params(**changes)).pixels
 
 
 def refuse(data: bytes, **changes: object) -> str:
@@ -160,15 +161,15 @@ def test_images_are_accepted(shape: tuple[int, ...]) -> None:
 def test_an_array_that_is_right_stays_what_it_is(shape: tuple[int, ...], mode: str) -> None:
     pixels = draw_noise(*shape)
     for changes in ({}, {"mode": mode}, {"height": 4, "width": 5}):
-        assert convert_array(pixels, set_params(**changes)) is pixels
+        assert convert_array(pixels, set_params(**changes)).pixels is pixels
 
 
 def test_an_array_changes_its_mode_and_size() -> None:
     grey = np.array([[10, 200]], np.uint8)
-    rgb = convert_array(grey, set_params(mode="RGB"))
+    rgb = convert_array(grey, set_params(mode="RGB")).pixels
     assert rgb.tolist() == [[[10] * 3, [200] * 3]]
-    assert convert_array(rgb, set_params(mode="L")).tolist() == grey.tolist()
-    doubled = convert_array(grey, set_params(height=2, width=4, filter="nearest"))
+    assert convert_array(rgb, set_params(mode="L")).pixels.tolist() == grey.tolist()
+    doubled = convert_array(grey, set_params(height=2, width=4, filter="nearest")).pixels
     assert doubled.tolist() == [[10, 10, 200, 200]] * 2
 
 
@@ -223,11 +224,21 @@ def test_an_image_of_one_colour_is_known(pixels: Pixels, constant: bool) -> None
 
 
 def test_the_recipe_names_what_decides_the_bytes() -> None:
-    assert name_recipe(DEFAULTS) == (
-        f"pillow {PIL.__version__}, zlib {features.version('zlib')}, level 6, formats JPEG PNG BMP PPM TIFF WEBP, "
-        "max_pixels 50000000, mode keep, height 0, width 0, fit resize, filter bilinear, background 255, "
-        "animation refuse"
+    assert re.fullmatch(
+        f"pillow {PIL.__version__}, zlib {features.version('zlib')}, code [0-9a-f]{{16}}, formats JPEG PNG BMP PPM "
+        "TIFF WEBP, max_pixels 100000000, mode keep, height 0, width 0, fit resize, filter bilinear, background 255, "
+        "animation refuse",
+        name_recipe(DEFAULTS),
     )
+
+
+@pytest.mark.parametrize("module", ["images", "lookalikes"])
+def test_other_code_is_another_recipe(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edited = tmp_path / "edited.py"
+    edited.write_text("# another way", "utf-8")
+    before = name_recipe(DEFAULTS)
+    monkeypatch.setattr(f"imagepipe.prepare.{module}.__file__", str(edited))
+    assert name_recipe(DEFAULTS) != before
 
 
 @pytest.mark.parametrize(
@@ -354,7 +365,7 @@ def test_damage_gives_pixels_or_a_reason(kind: str, damage: list[tuple[int, int]
 
 def test_a_png_that_claims_to_be_huge() -> None:
     png = make_png(60_000, 60_000, 8, 0, b"")
-    assert refuse(png) == "more pixels than split.image.max_pixels (50000000) allows"
+    assert refuse(png) == "more pixels than split.image.max_pixels (100000000) allows"
 
 
 @pytest.mark.parametrize(("width", "height"), [(101, 1), (11, 10), (14, 14)])
@@ -631,7 +642,7 @@ def test_16_bits_in_either_byte_order() -> None:
     values = np.array([[0, 257, 65535]], np.uint16)
     for mode in ("I;16", "I;16B"):
         image = Image.frombytes(mode, (3, 1), values.astype("<u2" if mode == "I;16" else ">u2").tobytes())
-        assert convert_image(image, DEFAULTS).tolist() == [[0, 1, 255]]
+        assert convert_image(image, DEFAULTS).pixels.tolist() == [[0, 1, 255]]
 
 
 def test_16_bit_colours_are_scaled() -> None:
@@ -640,16 +651,24 @@ def test_16_bit_colours_are_scaled() -> None:
     assert decode(png).tolist() == [[[0, 1, 255], [117, 234, 3]]]
 
 
-@pytest.mark.parametrize(("values", "shown"), [([0, 65536], "0 to 65536"), ([-1, 7], "-1 to 7")])
-def test_whole_numbers_out_of_range_are_refused(values: list[int], shown: str) -> None:
+@pytest.mark.parametrize("values", [[0, 65536], [-1, 7], [0, 255]])
+def test_whole_numbers_of_32_bits_are_refused(values: list[int]) -> None:
     data = save(Image.fromarray(np.array([values], np.int32)), "TIFF")
-    expected = f"mode I with values from {shown}; expected whole numbers of at most 16 bits"
-    assert refuse(data) == expected
+    assert refuse(data) == "has values of 32 bits, whose range is not known; save it with 8 or 16 bits"
 
 
-def test_whole_numbers_of_32_bits_in_range_are_scaled() -> None:
-    data = save(Image.fromarray(np.array([[0, 257, 65535]], np.int32)), "TIFF")
-    assert decode(data).tolist() == [[0, 1, 255]]
+@pytest.mark.parametrize(
+    ("brightest", "remark"),
+    [
+        (65535, "16 bits scaled to 8"),
+        (4096, "16 bits scaled to 8"),
+        (4095, "16 bits scaled to 8, though only 12 are used: it comes out dark"),
+        (255, "16 bits scaled to 8, though only 8 are used: it comes out dark"),
+    ],
+)
+def test_sixteen_bits_are_remarked_and_a_narrow_range_too(brightest: int, remark: str) -> None:
+    data = save(Image.fromarray(np.array([[0, brightest]], np.uint16)), "PNG")
+    assert decode_image(data, DEFAULTS).remark == remark
 
 
 def test_floats_are_refused() -> None:
@@ -682,19 +701,21 @@ def save_frames(kind: str, **options: object) -> bytes:
 def test_several_frames_are_refused_or_the_first_is_taken(kind: str, options: dict[str, object]) -> None:
     data = save_frames(kind, **options)
     assert refuse(data, formats=ALL_FORMATS) == "has several frames, which split.image.animation refuses"
-    pixels, remark = decode_image(data, set_params(formats=ALL_FORMATS, animation="first"))
+    decoded = decode_image(data, set_params(formats=ALL_FORMATS, animation="first"))
+    pixels, remark = decoded.pixels, decoded.remark
     assert remark == "first of several frames"
     assert pixels.tolist() == [[[255, 0, 0]] * 8] * 8
 
 
 def test_one_frame_is_nothing_to_remark() -> None:
-    assert decode_image(encode_png(draw_noise(4, 4)), set_params(animation="first"))[1] == ""
+    assert decode_image(encode_png(draw_noise(4, 4)), set_params(animation="first")).remark == ""
 
 
 def test_a_second_view_behind_a_jpeg_is_no_animation() -> None:
     red, blue = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
     data = save(red, "MPO", save_all=True, append_images=[blue])
-    pixels, remark = decode_image(data, DEFAULTS)
+    decoded = decode_image(data, DEFAULTS)
+    pixels, remark = decoded.pixels, decoded.remark
     assert remark == ""
     assert np.abs(pixels.astype(int) - [255, 0, 0]).max() <= 4
 
@@ -712,24 +733,24 @@ WIDE = np.array([[10, 20, 30, 40], [50, 60, 70, 80]], np.uint8)
 )
 def test_a_square_by_hand(fit: str, wide: list[list[int]], tall: list[list[int]]) -> None:
     params = set_params(height=2, width=2, fit=fit, filter="nearest")
-    assert convert_array(WIDE, params).tolist() == wide
+    assert convert_array(WIDE, params).pixels.tolist() == wide
     if fit == "resize":
-        assert convert_array(WIDE.T.copy(), params).tolist() == np.array(wide).T.tolist()
+        assert convert_array(WIDE.T.copy(), params).pixels.tolist() == np.array(wide).T.tolist()
     else:
-        assert convert_array(WIDE.T.copy(), params).tolist() == tall
+        assert convert_array(WIDE.T.copy(), params).pixels.tolist() == tall
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_padding_by_hand(background: int) -> None:
     params = set_params(height=4, width=4, fit="pad", filter="nearest", background=background)
     edge = [background] * 4
-    assert convert_array(WIDE, params).tolist() == [edge, *WIDE.tolist(), edge]
-    assert convert_array(WIDE.T.copy(), params).T.tolist() == [edge, *WIDE.tolist(), edge]
+    assert convert_array(WIDE, params).pixels.tolist() == [edge, *WIDE.tolist(), edge]
+    assert convert_array(WIDE.T.copy(), params).pixels.T.tolist() == [edge, *WIDE.tolist(), edge]
 
 
 def test_padding_of_colours() -> None:
     params = set_params(height=2, width=4, fit="pad", filter="nearest", background=7, mode="RGB")
-    found = convert_array(np.full((2, 2), 200, np.uint8), params)
+    found = convert_array(np.full((2, 2), 200, np.uint8), params).pixels
     assert found[..., 0].tolist() == [[7, 200, 200, 7]] * 2
     assert (found == found[..., :1]).all()
 
@@ -738,24 +759,24 @@ def test_crop_takes_the_largest_middle_part() -> None:
     """Of 4 × 8 the middle 4 × 4, doubled."""
     pixels = np.zeros((4, 8), np.uint8)
     pixels[:, 2:6] = 100
-    assert (convert_array(pixels, set_params(height=8, width=8, fit="crop", filter="nearest")) == 100).all()
+    assert (convert_array(pixels, set_params(height=8, width=8, fit="crop", filter="nearest")).pixels == 100).all()
 
 
 @pytest.mark.parametrize("fit", ["resize", "crop", "pad"])
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30), (1, 50), (50, 1), (7, 5), (5, 7, 3), (300, 200, 3)])
 def test_every_size_becomes_the_one(fit: str, shape: tuple[int, ...]) -> None:
-    found = convert_array(draw_noise(*shape), set_params(height=5, width=7, fit=fit))
+    found = convert_array(draw_noise(*shape), set_params(height=5, width=7, fit=fit)).pixels
     assert found.shape == (5, 7, *shape[2:])
 
 
 def test_box_averages() -> None:
-    assert convert_array(WIDE, set_params(height=1, width=2, filter="box")).tolist() == [[35, 55]]
+    assert convert_array(WIDE, set_params(height=1, width=2, filter="box")).pixels.tolist() == [[35, 55]]
 
 
 @pytest.mark.parametrize("name", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
 def test_each_filter_is_pillows(name: str) -> None:
     pixels = draw_noise(9, 11)
-    found = convert_array(pixels, set_params(height=5, width=4, filter=name))
+    found = convert_array(pixels, set_params(height=5, width=4, filter=name)).pixels
     expected = Image.fromarray(pixels).resize((4, 5), Image.Resampling[name.upper()])
     assert np.array_equal(found, np.asarray(expected))
 

@@ -81,7 +81,8 @@ def test_equal_pixels_in_two_splits_stop_the_stage() -> None:
         "the splits leak: equal pixels in two splits: 1 (1):",
         "  equal pixels in two splits: photos/a.jpg (train, class 'cat') and photos/b.jpg (test, class 'cat')",
         "Set split.leaks in params.yaml to `drop` (test stays whole, val and train give up what a higher split holds "
-        "too; of equal pixels under two classes every image goes) or to `keep` (nothing goes; figures flatter).",
+        "too; of equal pixels under two classes every image goes) or to `keep` (nothing goes; figures flatter); "
+        "leaks.csv then lists all of them.",
     ]
 
 

@@ -551,14 +551,50 @@ def test_ordered_goes_by_numbers() -> None:
     records = make_column(["10", "9", "-1.5", "1e1", " 2 ", "11"])
     found = assign_all(records, make_params(0.5, 1 / 6, 1 / 3, "ordered", order_column="time"))
     assert list_columns(records, found.splits) == [["9", "-1.5", " 2 "], ["10"], ["1e1", "11"]]
-    assert found.notes == []
+    assert found.notes == ["ordered by 'time', read as numbers: from -1.5 to 11"]
+
+
+def test_the_column_may_be_called_as_in_the_manifests() -> None:
+    records = make_column(["2", "1"])
+    chosen = assign(records, make_params(0.5, 0, 0.5, "ordered", order_column="user:time"))
+    assert list(chosen.values()) == ["test", "train"]
+
+
+def test_ordered_goes_by_dates() -> None:
+    records = make_column(["2021-05-01T08:00", "2020-12-31", "2021-04-30T23:59:59", "20190101"])
+    found = assign_all(records, make_params(0.5, 0.25, 0.25, "ordered", order_column="time"))
+    assert list_columns(records, found.splits) == [
+        ["2020-12-31", "20190101"],
+        ["2021-04-30T23:59:59"],
+        ["2021-05-01T08:00"],
+    ]
+    assert found.notes == ["ordered by 'time', read as dates: from 20190101 to 2021-05-01T08:00"]
 
 
 def test_ordered_goes_by_text() -> None:
-    records = make_column(["2021-05-01", "2020-12-31", "2021-04-30", "2019-01-01"])
+    records = make_column(["spring", "autumn", "winter", "summer"])
     found = assign_all(records, make_params(0.5, 0.25, 0.25, "ordered", order_column="time"))
-    assert list_columns(records, found.splits) == [["2020-12-31", "2019-01-01"], ["2021-04-30"], ["2021-05-01"]]
-    assert found.notes == []
+    assert list_columns(records, found.splits) == [["spring", "autumn"], ["summer"], ["winter"]]
+    assert found.notes == ["ordered by 'time', read as text: from autumn to winter"]
+
+
+@pytest.mark.parametrize(
+    ("values", "odd"),
+    [
+        (["01/15/2024", "03/15/2023"], "00000: '01/15/2024'"),
+        (["2024-1-9", "2024-10-01"], "00000: '2024-1-9'"),
+        (["15.03.2024", "x"], "00000: '15.03.2024'"),
+        (["2024-01-09", "soon"], "00001: 'soon'"),
+        (["2024-01-09T10:00Z", "2024-01-09T10:00"], "some have a time zone, others have none"),
+    ],
+)
+def test_dates_that_do_not_sort_are_refused(values: list[str], odd: str) -> None:
+    lines = refuse(make_column(values), make_params(0.5, 0, 0.5, "ordered", order_column="time"))
+    assert lines[0].startswith(
+        "params.yaml: split.order_column: not all values of 'time' are dates that can be compared ("
+    )
+    assert lines[1] == f"  {odd}"
+    assert lines[-1] == "Write all of them as 2024-03-09 or 2024-03-09T18:30, or as numbers."
 
 
 def test_a_value_that_is_no_number_makes_a_column_text_and_is_named() -> None:
@@ -566,7 +602,7 @@ def test_a_value_that_is_no_number_makes_a_column_text_and_is_named() -> None:
     found = assign_all(records, make_params(0.5, 0.25, 0.25, "ordered", order_column="time"))
     assert list_columns(records, found.splits) == [["10", "11"], ["9"], ["nan"]]
     assert found.notes == [
-        "split.order_column: 'time' is sorted as text, since 1 of its 4 values are no numbers, such as 'nan'."
+        "ordered by 'time', read as text, since 1 of 4 values are no numbers, such as 'nan': from 10 to nan"
     ]
 
 
@@ -742,9 +778,21 @@ def test_group_is_refused_where_no_image_has_one() -> None:
     ]
 
 
-def test_a_class_of_the_official_test_part_alone_is_not_too_small() -> None:
-    records = [*list_records({"a": 10}, "train"), *list_records({"b": 1}, "test", first=10)]
-    assert count_splits(assign(records, make_params(0.8, 0.2, 0.0, "official"))) == [8, 2, 1]
+def test_a_class_that_the_official_train_part_lacks_is_refused() -> None:
+    records = [*list_records({"cat": 10}, "train"), *list_records({"cats": 1}, "test", first=10)]
+    assert refuse(records, make_params(0.8, 0.2, 0.0, "official")) == [
+        "classes in val or test that train lacks, so that no model can learn them (1):",
+        "  'cats': 1 images; did you mean `cat`? Known: cat",
+        "Mend their names, or map them to others or leave them out in fetch.classes.",
+    ]
+
+
+def test_a_class_that_chance_kept_from_train_is_noted() -> None:
+    records = [*list_records({"a": 8}), *list_records({"b": 2}, first=8)]
+    found = assign_all(records, make_params(0.8, 0.0, 0.2, "ordered"))
+    assert found.notes == [
+        "classes in val or test that train lacks, so that no model can learn them (1):\n  'b': 2 images; Known: a"
+    ]
 
 
 def test_random_takes_small_classes() -> None:
@@ -781,4 +829,4 @@ def test_a_hash_that_leaves_a_split_empty_is_refused() -> None:
 
 def test_a_source_with_a_test_part_alone_has_no_train_split() -> None:
     (line,) = refuse(list_records({"a": 10}, "test"), make_params(1.0, 0.0, 0.0, "official"))
-    assert "split.fractions: 10 images leave train empty" in line
+    assert line == "the source's own parts leave nothing for train; mark the images to learn from as train."

@@ -22,6 +22,7 @@ def make_predictions(wrong: int, count: int = 6) -> pd.DataFrame:
         {
             "split": "test",
             "key": [f"{number:05d}" for number in range(count)],
+            "path": [f"{number:05d}.png" for number in range(count)],
             "source": "made",
             "pixel_sha256": "0",
             "class": labels,

@@ -203,6 +203,15 @@ def test_the_ratio_is_a_violation_above_its_limit_not_at_it() -> None:
     )
 
 
+def test_rounding_makes_no_split_uneven_and_train_is_told_once() -> None:
+    even = {"a": 15, "b": 15}
+    assert not find_violations({"train": even, "val": {"a": 2, "b": 1}}, max_ratio=1.5)
+    (found,) = find_violations({"train": even, "val": {"a": 4, "b": 2}}, max_ratio=1.5)
+    assert found.startswith("val: 4 images of 'a' against 2 of 'b'")
+    (found,) = find_violations({"train": {"a": 40, "b": 20}, "val": {"a": 4, "b": 2}}, max_ratio=1.5)
+    assert found.startswith("train: 40 images of 'a' against 20 of 'b'")
+
+
 def test_drift_is_a_violation_where_chance_cannot_explain_it() -> None:
     train = {"a": 500, "b": 500}
     assert not find_violations({"train": train, "val": {"a": 16, "b": 4}}, max_ratio=9)  # p 0.008

@@ -70,11 +70,14 @@ def test_the_page_stands_alone(folder: Path) -> None:
 
 def test_the_page_says_what_the_data_is(folder: Path) -> None:
     source = {"name": "SVHN", "homepage": "https://x", "licence": "L", "citation": "C", "options": {"split": "digits"}}
-    split = {"strategy": "official", "seed": 7, "official": ["test"]}
+    split = {"strategy": "official", "seed": 7, "official": {"test": "test"}, "leaks": "auto"}
     text = " ".join(Reader(write_report(folder, make_info(source=source, split=split))).text.split())
     assert "SVHN, split digits (https://x)" in text
     assert "1,300 train, 3 val, 6 test; 8×8 pixels, L" in text
     assert "test as shipped by the source, the rest stratified, seed 7" in text
+    info = make_info(split=split | {"official": {"test": "val"}})
+    text = " ".join(Reader(write_report(folder, info)).text.split())
+    assert "test is what the source calls val, the rest stratified, seed 7" in text
 
 
 def test_names_that_look_like_markup_are_shown_as_text(folder: Path) -> None:

@@ -140,6 +140,60 @@ def test_parts_without_train_are_refused(tmp_path: Path) -> None:
     fail(folder, r"pets: has the parts test, val, but no train; add it\.")
 
 
+@pytest.mark.parametrize("wrapper", ["", "pets/set/"])
+@pytest.mark.parametrize("tops", [["test_set", "training_set"], ["seg-test", "seg-train"], ["a", "b", "images_val"]])
+def test_folders_called_like_parts_that_hold_the_same_folders_are_no_classes(
+    tmp_path: Path, wrapper: str, tops: list[str]
+) -> None:
+    names = [f"{wrapper}{top}/{kind}/1.jpg" for top in tops for kind in ("cats", "dogs", f"{top} only")]
+    folder = write_files(tmp_path / "x", *names, "README")
+    with pytest.raises(InputError) as caught:
+        read(folder)
+    assert str(caught.value) == (
+        f"{folder}: the classes would be {', '.join(tops)}, and each of them holds the folders cats, dogs. If they are "
+        "parts, call them train, val and test."
+    )
+
+
+def test_classes_that_hold_the_same_folders_are_said(tmp_path: Path) -> None:
+    names = [f"{top}/{kind}/1.jpg" for top in ("day", "night") for kind in ("cats", "dogs")]
+    _, info = read(write_files(tmp_path / "x", *names))
+    assert info.classes == ["day", "night"]
+    assert info.notes == [
+        "the classes are day, night, and each of them holds the folders cats, dogs; if those are meant, name one of "
+        "the outer folders in fetch.path"
+    ]
+
+
+def test_the_remedies_for_folders_that_are_no_classes_work(tmp_path: Path) -> None:
+    names = [f"{top}/{kind}/1.jpg" for top in ("training_set", "test_set") for kind in ("cats", "dogs")]
+    folder = write_files(tmp_path / "x", *names)
+    assert read(folder / "test_set")[1].classes == ["cats", "dogs"]
+    (folder / "raw of test_set" / "source.json").unlink()
+    (folder / "raw of test_set").rmdir()
+    (folder / "training_set").rename(folder / "train")
+    (folder / "test_set").rename(folder / "test")
+    records, info = read(folder)
+    assert info.classes == ["cats", "dogs"]
+    assert {record.part for record in records} == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat/large/1.jpg", "dog/large/1.jpg"],
+        ["cat/2019/1.jpg", "cat/2020/1.jpg", "dog/2020/1.jpg", "dog/2021/1.jpg"],
+        ["cat/2019/1.jpg", "cat/2020/1.jpg", "dog/2019/1.jpg", "dog/2020/1.jpg", "emu/1.jpg"],
+        ["cat/x/2019/1.jpg", "cat/x/2020/1.jpg", "dog/x/2019/1.jpg", "dog/x/2020/1.jpg"],
+        [f"{part}/{kind}/{year}/1.jpg" for part in ("train", "test") for kind in ("cat", "dog") for year in (1, 2)],
+    ],
+)
+def test_classes_may_hold_folders_of_their_own(tmp_path: Path, names: list[str]) -> None:
+    records, _ = read(write_files(tmp_path / "x", *names))
+    assert len(records) == len(names)
+    assert {record.class_name for record in records} >= {"cat", "dog"}
+
+
 def test_files_outside_class_folders_are_left_out_and_said(tmp_path: Path) -> None:
     records, info = read(write_files(tmp_path / "a", "cat/1.jpg", "dog/2.jpg", "labels.csv", "b\x1b[2J.txt"))
     assert len(records) == 2
@@ -234,9 +288,9 @@ def test_links_to_folders_and_fifos_are_left_out_and_said(tmp_path: Path) -> Non
     os.mkfifo(folder / "cat" / "pipe.jpg")
     records, info = read(folder)
     assert [record.key for record in records] == ["cat/2.jpg", "dog/3.jpg"]
-    (note,) = info.notes
-    assert "cat/up (a link to a folder, or no plain file)" in note
-    assert "cat/pipe.jpg (a link to a folder, or no plain file)" in note
+    assert info.notes == [
+        "links to folders and what is no plain file are not followed or read (2):\n  cat/pipe.jpg\n  cat/up"
+    ]
 
 
 @only_posix

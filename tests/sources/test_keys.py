@@ -1,3 +1,4 @@
+import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -24,8 +25,13 @@ PAIRS = st.lists(st.tuples(st.sampled_from(["", "train", "val", "test"]), PATHS)
 
 
 def make_key(path: str) -> str:
-    (key,) = make_keys([("", path)])
+    (key,) = list_keys([("", path)])
     return key
+
+
+def list_keys(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The keys of (part, path below the part), where the part is the folder that holds its files."""
+    return make_keys([(part, below, f"{part}/{below}") for part, below in pairs])
 
 
 def fold(key: str) -> str:
@@ -33,7 +39,7 @@ def fold(key: str) -> str:
 
 
 def make_table(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    return dict(zip(pairs, make_keys(pairs), strict=True))
+    return dict(zip(pairs, list_keys(pairs), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ def test_what_a_disk_may_refuse_is_percent_encoded(path: str, key: str) -> None:
 
 
 def test_long_names_are_cut_and_told_apart_by_a_hash() -> None:
-    first, second = make_keys([("", "x" * 254 + "1"), ("", "x" * 254 + "2")])
+    first, second = list_keys([("", "x" * 254 + "1"), ("", "x" * 254 + "2")])
     assert re.fullmatch("x{200}~[0-9a-f]{16}", first)
     assert first != second
     assert make_key("é" * 127).startswith("é" * 100 + "~")
@@ -74,23 +80,32 @@ def test_long_names_are_cut_and_told_apart_by_a_hash() -> None:
 
 def test_a_path_that_several_parts_have_gets_its_part_in_front() -> None:
     pairs = [("train", "cat/1.jpg"), ("val", "cat/1.jpg"), ("val", "cat/2.jpg")]
-    assert make_keys(pairs) == ["train/cat/1.jpg", "val/cat/1.jpg", "cat/2.jpg"]
+    assert list_keys(pairs) == ["train/cat/1.jpg", "val/cat/1.jpg", "cat/2.jpg"]
 
 
 def test_case_twins_of_two_parts_are_told_apart_by_the_part() -> None:
-    assert make_keys([("train", "Cat/1.jpg"), ("val", "cat/1.jpg")]) == ["train/Cat/1.jpg", "val/cat/1.jpg"]
+    assert list_keys([("train", "Cat/1.jpg"), ("val", "cat/1.jpg")]) == ["train/Cat/1.jpg", "val/cat/1.jpg"]
 
 
 def test_case_twins_get_a_hash_and_nothing_else_does() -> None:
-    upper, lower, other = make_keys([("", "Cat/1.jpg"), ("", "cat/1.jpg"), ("", "cat/2.jpg")])
+    upper, lower, other = list_keys([("", "Cat/1.jpg"), ("", "cat/1.jpg"), ("", "cat/2.jpg")])
     assert re.fullmatch(r"Cat/1\.jpg~[0-9a-f]{8}", upper)
     assert re.fullmatch(r"cat/1\.jpg~[0-9a-f]{8}", lower)
     assert upper[-8:] != lower[-8:]
     assert other == "cat/2.jpg"
 
 
+@pytest.mark.parametrize("part", ["", "test"])
+def test_one_path_of_two_folders_in_the_same_part_gets_the_hash_of_the_whole_path(part: str) -> None:
+    wholes = ["m_train/1.png", "m_test/1.png"]
+    first, second, other = make_keys([*((part, "1.png", whole) for whole in wholes), (part, "2.png", "m_test/2.png")])
+    hashes = [hashlib.sha256(whole.encode()).hexdigest()[:8] for whole in wholes]
+    front = f"{part}/" if part else ""
+    assert [first, second, other] == [f"{front}1.png~{hashes[0]}", f"{front}1.png~{hashes[1]}", "2.png"]
+
+
 def test_no_image_lies_where_a_folder_of_others_has_to_be() -> None:
-    keys = make_keys([("", "cat/a"), ("", "cat/a.png/b")])
+    keys = list_keys([("", "cat/a"), ("", "cat/a.png/b")])
     files = {f"{key}.png" for key in keys}
     folders = {"/".join(key.split("/")[:depth]) for key in keys for depth in range(1, key.count("/") + 1)}
     assert files.isdisjoint(folders)
@@ -98,13 +113,21 @@ def test_no_image_lies_where_a_folder_of_others_has_to_be() -> None:
 
 @given(PAIRS)
 def test_keys_are_unique_on_a_disk_that_ignores_case_and_form(pairs: list[tuple[str, str]]) -> None:
-    keys = make_keys(pairs)
+    keys = list_keys(pairs)
     assert len({fold(key) for key in keys}) == len(pairs)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "train"]), st.sampled_from("xy"), PATHS), max_size=12, unique=True))
+def test_keys_of_several_folders_in_a_part_are_unique(paths: list[tuple[str, str, str]]) -> None:
+    # What is in one part twice lies in two folders; the part itself does not show in the path.
+    wholes = {f"{folder}/{below}": (part, below, f"{folder}/{below}") for part, folder, below in paths}
+    keys = make_keys(list(wholes.values()))
+    assert len({fold(key) for key in keys}) == len(wholes)
 
 
 @given(PAIRS)
 def test_every_disk_can_hold_every_key(pairs: list[tuple[str, str]]) -> None:
-    for key in make_keys(pairs):
+    for key in list_keys(pairs):
         assert not key.startswith("/")
         assert not re.search(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff]', key)
         for component in key.split("/"):
@@ -124,7 +147,7 @@ def test_keys_do_not_depend_on_the_order(pairs: list[tuple[str, str]], random: o
 
 @given(PAIRS)
 def test_files_and_folders_of_keys_never_clash(pairs: list[tuple[str, str]]) -> None:
-    keys = [fold(key) for key in make_keys(pairs)]
+    keys = [fold(key) for key in list_keys(pairs)]
     files = {f"{key}.png" for key in keys}
     folders = {"/".join(key.split("/")[:depth]) for key in keys for depth in range(1, key.count("/") + 1)}
     assert files.isdisjoint(folders)

@@ -52,6 +52,18 @@ def test_a_harmless_step_is_allowed(here: str, there: str) -> None:
         ("https://token@example.org", "https://example.org"),
         ("ftp://a:b@one/x to sftp://c:d@two/y", "ftp://one/x to sftp://two/y"),
         ("https://example.org/a@b", "https://example.org/a@b"),
+        ("https://example.org/a.zip?X-Sig=s3cret&x=1: gone.", "https://example.org/a.zip?…: gone."),
+        ("https://ada:pw@example.org/a?key=s3cret#x", "https://example.org/a?…"),
+        (
+            "http://one/a?b=c to https://two?d=e/f?g, the last (s3://x/y?z=1).",
+            "http://one/a?… to https://two?…, the last (s3://x/y?…).",
+        ),
+        ("http://one/a?b=c\nnext? yes", "http://one/a?…\nnext? yes"),
+        (
+            "Max retries exceeded with url: /a.zip?key=s3cret (Caused by x)",
+            "Max retries exceeded with url: /a.zip?… (Caused by x)",
+        ),
+        ("did you mean `x`? https://example.org/a: gone", "did you mean `x`? https://example.org/a: gone"),
     ],
 )
 def test_credentials_are_taken_out_of_messages(message: str, hidden: str) -> None:

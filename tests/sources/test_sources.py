@@ -162,7 +162,7 @@ def test_a_wrong_table_ends_the_stage_with_2_and_leaves_everything_as_it_was(
         write_files(folder, "data/raw/kept")
     done = run_in(folder, sys.executable, str(root / "stages" / "fetch.py"), "photos", "data/raw")
     assert done.returncode == 2
-    assert "error: rows without a label (1):\n  labels.csv row 2: a.png\n" in done.stderr
+    assert "error: rows without a label (1):\n  labels.csv, line 2: a.png\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in (folder / "data").iterdir()) == ["classes", *(["raw"] if before else [])]
     assert sorted(path.name for path in (folder / "data").rglob("*")) == [
@@ -193,9 +193,23 @@ def test_the_stage_says_what_it_left_out(tmp_path: Path, root: Path, run_in: Run
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
     assert done.stderr.startswith("warning: photos is tracked neither by Git nor by DVC: `dvc repro` works, but")
     assert done.stdout.splitlines() == [
-        "fetch: photos: 2 classes, licence: not stated",
+        "fetch: photos: classes: 2 ('cat', 'dog'); licence: not stated",
         "fetch: left out 1 file that no dataset needs: .DS_Store",
         "fetch: files in no class folder were left out (1):",
         "  README",
     ]
     assert [path.name for path in (folder / "data" / "raw").iterdir()] == ["source.json"]
+
+
+def test_the_stage_names_ten_classes_and_what_columns_were_taken_for(tmp_path: Path, root: Path, run_in: RunIn) -> None:
+    folder = write_project(tmp_path / "project", root, source="table", path="photos")
+    write_files(folder, "photos/a.png", "photos/labels.csv")
+    rows = "".join(f"{number}.png,{number:02d}\n" for number in range(12))
+    (folder / "photos" / "labels.csv").write_text(f"file,label\na.png,it's\n{rows}", "utf-8")
+    done = run_in(folder, sys.executable, str(root / "stages" / "fetch.py"), "photos", "data/raw")
+    shown = ", ".join(f"'{number:02d}'" for number in range(10))
+    assert done.stdout.splitlines()[:3] == [
+        f"fetch: photos: classes: 13 ({shown} … and 3 more); licence: not stated",
+        "fetch: labels.csv: files from `file`, labels from `label`",
+        "fetch: rows whose file is missing (12):",
+    ]

@@ -1,4 +1,5 @@
 import io
+import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -62,7 +63,9 @@ def test_the_usual_headers(tmp_path: Path, header: str, index: bool) -> None:
     assert [read_bytes(record) for record in records] == [b"b.png", b"a.png"]
     assert [record.source for record in records] == ["b.png", "a.png"]
     assert {(record.group, len(record.columns)) for record in records} == {("", 0)}
-    assert (info.source, info.name, info.classes, info.files, info.notes) == ("table", "x", ["7", "dog"], {}, [])
+    assert (info.source, info.name, info.classes, info.files) == ("table", "x", ["7", "dog"], {})
+    file, label = header.split(",")
+    assert info.notes == [f"labels.csv: files from `{file}`, labels from `{label}`"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_a_parquet_table(tmp_path: Path) -> None:
 def test_whole_labels_of_a_parquet_table_stay_whole_beside_empty_ones(tmp_path: Path) -> None:
     write_files(tmp_path / "x", "a", "b")
     pq.write_table(pa.table({"file": ["a", "b"], "label": [3, None]}), tmp_path / "x" / "x.parquet")
-    fail(tmp_path / "x", r"rows without a label \(1\):\n  x\.parquet row 2: b\n")
+    fail(tmp_path / "x", r"rows without a label \(1\):\n  x\.parquet, line 2: b\n")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_one_table_and_one_folder_for_each_part(tmp_path: Path) -> None:
     ]
     assert [read_bytes(record).decode() for record in records] == [record.source for record in records]
     assert {record.source.split("/")[0] for record in records} == set(MNIST)
-    assert info.notes == []
+    assert info.notes == [f"{name}.csv: files from `filepath`, labels from `label`" for name in sorted(MNIST)]
 
 
 def test_a_pattern_chooses_tables(tmp_path: Path) -> None:
@@ -220,25 +223,147 @@ def test_split_group_and_further_columns(tmp_path: Path) -> None:
         {"id": "3", "label": "0", "taken at": "x"},
     ]
     assert info.classes == ["cat", "dog"]
+    assert info.notes == [
+        "labels.csv: files from `file`, labels from `class`, split from `split`, group from `group_id`"
+    ]
 
 
 def test_params_name_the_columns(tmp_path: Path) -> None:
-    text = "file,label,where,what,when,who,split\nz,9,a,cat,test,me,x\n"
-    folder = write(tmp_path / "x", text, "a")
-    (record,) = read(folder, path="where", label="what", split="when", group="who")[0]
-    assert list_rows([record]) == [("a", "cat", "test")]
-    assert (record.group, record.columns) == ("me", {"file": "z", "label": "9", "split": "x"})
+    text = "file,label,where,what,when,who,split\nz,9,a,cat,test,me,x\ny,9,b,dog,train,you,x\n"
+    folder = write(tmp_path / "x", text, "a", "b")
+    records, info = read(folder, path="where", label="what", split="when", group="who")
+    assert list_rows(records) == [("a", "cat", "test"), ("b", "dog", "train")]
+    assert [record.group for record in records] == ["me", "you"]
+    assert [record.columns for record in records] == [
+        {"file": "z", "label": "9", "split": "x"},
+        {"file": "y", "label": "9", "split": "x"},
+    ]
+    assert info.notes == ["labels.csv: files from `where`, labels from `what`, split from `when`, group from `who`"]
 
 
 def test_a_hyphen_says_that_there_is_no_such_column(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", "file,label,part,group\na,1,left arm,g\n", "a")
     fail(
         folder,
-        r"labels\.csv row 2: part is 'left arm'; expected train, val or test, or blank\. .*fetch\.table\.split to '-'",
+        r"labels\.csv, line 2: part is 'left arm'; expected train, val or test, or blank\. .*"
+        r"fetch\.table\.split to '-'",
     )
     (tmp_path / "raw of x").rmdir()
     (record,) = read(folder, split="-", group="-")[0]
     assert (record.part, record.group, record.columns) == ("", "", {"part": "left arm", "group": "g"})
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    text = 'file,label,note\r\n\r\na,1,"two\r\nlines"\r\n\r\nb,,"two\r\nlines"\r\nc,,\r\n'
+    fail(
+        write(tmp_path / "x", text, "a", "b", "c"),
+        r"rows without a label \(2\):\n  labels\.csv, line 6: b\n  labels\.csv, line 8: c\nGive each a label",
+    )
+
+
+@pytest.mark.parametrize(("group", "expected"), [("", ""), (" ", ""), ("\t ", ""), ("g1", "g1"), (" g1 ", "g1")])
+def test_spaces_around_a_group_do_not_count(tmp_path: Path, group: str, expected: str) -> None:
+    (record,) = read(write(tmp_path / "x", f"file,label,group\na,1,{group}\n", "a"))[0]
+    assert record.group == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("class,label", ["cat,0", "dog,0", "dog,1"]),
+        ("class,label", ["cat,0", "dog,1", "dog,"]),
+        ("label,Class Name", ["0,cat", "1,cat", "0,cat"]),
+        ("target,y", ["0,1", "1,1", "0,0"]),
+    ],
+)
+def test_two_columns_of_labels_that_differ_are_refused(tmp_path: Path, header: str, rows: list[str]) -> None:
+    lines = [f"file,{header}", *(f"{name},{row}" for name, row in zip("abc", rows, strict=True))]
+    folder = write(tmp_path / "x", "\n".join(lines), "a", "b", "c")
+    first, second = header.split(",")
+    message = (
+        rf"labels\.csv: the columns '({first}' and '{second}|{second}' and '{first})' may both hold the labels, and "
+    )
+    fail(folder, message + r"they differ; name the right one in fetch\.table\.label in params\.yaml\.")
+    (tmp_path / "raw of x").rmdir()
+    records, _ = read(folder, label=first)
+    assert [record.class_name for record in records] == [row.split(",")[0] for row in rows]
+
+
+def test_two_columns_of_labels_that_say_the_same_are_one(tmp_path: Path) -> None:
+    lines = ["file,label,class,target", "a,0,cat,7", "b,1,dog,8", "c,0,cat,7"]
+    records, info = read(write(tmp_path / "x", "\n".join(lines), "a", "b", "c"))
+    assert [record.class_name for record in records] == ["cat", "dog", "cat"]
+    assert info.notes == ["labels.csv: files from `file`, labels from `class`"]
+
+
+def test_a_column_that_is_used_for_something_else_holds_no_labels(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", "file,label,class\na,0,7b\nb,1,7b\n", "a", "b")
+    records, _ = read(folder, group="class", label="label")
+    assert [(record.class_name, record.group) for record in records] == [("0", "7b"), ("1", "7b")]
+    folder = write(tmp_path / "y", "file,class,y\na,0,7b\nb,1,7b\n", "a", "b")
+    assert [record.group for record in read(folder, group="y")[0]] == ["7b", "7b"]
+
+
+# Parts that rows are marked with
+
+
+def write_marked(folder: Path, *marks: str) -> Path:
+    """A row and file for each mark."""
+    rows = [f"{number},1,{mark}" for number, mark in enumerate(marks)]
+    return write(folder, "\n".join(["file,label,split", *rows]), *map(str, range(len(marks))))
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        ["", " "],
+        ["train", "train"],
+        ["train", "val"],
+        ["train", "test"],
+        ["train", "", "val"],
+        ["train", "", "test"],
+        ["", "val"],
+        ["", "test"],
+    ],
+)
+def test_parts_that_make_sense(tmp_path: Path, marks: list[str]) -> None:
+    records, _ = read(write_marked(tmp_path / "x", *marks))
+    assert [record.part for record in records] == [mark.strip() for mark in marks]
+
+
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [(["val"], "1 val"), (["test", "test"], "2 test"), (["val", "test", "val"], "1 test, 2 val")],
+)
+def test_rows_marked_val_or_test_alone_are_refused(tmp_path: Path, marks: list[str], said: str) -> None:
+    fail(write_marked(tmp_path / "x", *marks), rf"x: no row is marked as train \({said}\); mark those to learn from\.")
+
+
+def test_rows_marked_train_or_blank_alone_are_refused(tmp_path: Path) -> None:
+    folder = write_marked(tmp_path / "x", "train", "", "", "train", " ")
+    fail(
+        folder,
+        r"x: rows are marked as train or not at all \(3 blank, 2 train\); mark val and test too, or set "
+        r"fetch\.table\.split to '-' in params\.yaml, which deals all rows\.",
+    )
+    (tmp_path / "raw of x").rmdir()
+    assert {record.part for record in read(folder, split="-")[0]} == {""}
+
+
+def test_a_blank_mark_leaves_the_row_to_the_name_of_its_table(tmp_path: Path) -> None:
+    write(tmp_path / "x", "file,label,split\na,1,\nb,1,val\nc,1, \n", "a", "b", "c", name="m_train.csv")
+    write(tmp_path / "x", "file,label,split\nd,1,test\ne,1,\n", "d", "e", name="m_test.csv")
+    parts = {record.key: record.part for record in read(tmp_path / "x")[0]}
+    assert parts == {"a": "train", "b": "val", "c": "train", "d": "test", "e": "test"}
+
+
+def test_tables_of_val_and_test_alone_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "x", "file,label\na,1\n", "a", name="val.csv")
+    write(tmp_path / "x", "file,label\nb,1\n", "b", name="test.csv")
+    fail(tmp_path / "x", r"x: no row is marked as train \(1 test, 1 val\)")
+
+
+# Columns that are missing or doubled
 
 
 @pytest.mark.parametrize("key", ["path", "label", "split", "group"])
@@ -314,6 +439,44 @@ def test_of_two_forms_of_one_name_each_row_gets_its_own(tmp_path: Path) -> None:
     assert len({unicodedata.normalize("NFC", record.key).casefold() for record in records}) == 2
 
 
+@pytest.mark.parametrize("header", ["id,breed", "image_id,breed", "image name,breed", "Image ID,breed"])
+@pytest.mark.parametrize("home", ["", "labels/", "v1.0/"])
+def test_a_path_without_its_ending(tmp_path: Path, header: str, home: str) -> None:
+    folder = write(tmp_path / "x", f"{header}\n07a.1,pug\ndeep/07b,husky\n", f"{home}07a.1.jpg", f"{home}deep/07b.PNG")
+    records, info = read(folder, label="breed", images=home if home == "v1.0/" else "")
+    assert list_rows(records) == [("07a.1.jpg", "pug", ""), ("deep/07b.PNG", "husky", "")]
+    assert [read_bytes(record).decode() for record in records] == [f"{home}07a.1.jpg", f"{home}deep/07b.PNG"]
+    assert info.notes == [f"labels.csv: files from `{header.split(',')[0]}`, labels from `breed`"]
+
+
+def test_of_two_files_that_differ_in_their_ending_none_is_guessed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", "id,label\na,1\nb,1\n", "a.jpg", "a.png", "b.jpg")
+    records, info = read(folder)
+    assert [record.source for record in records] == ["a", "b.jpg"]
+    assert info.notes[1] == "rows whose file is missing (1):\n  labels.csv, line 2: a"
+    with pytest.raises(FileNotFoundError):
+        read_bytes(records[0])
+
+
+def test_a_file_of_the_very_name_comes_before_one_with_an_ending(tmp_path: Path) -> None:
+    records, _ = read(write(tmp_path / "x", "file,label\na,1\na.jpg,2\n", "a", "a.jpg"))
+    assert [(read_bytes(record), record.class_name) for record in records] == [(b"a", "1"), (b"a.jpg", "2")]
+
+
+def test_a_name_with_and_without_its_ending_is_one_file(tmp_path: Path) -> None:
+    fail(
+        write(tmp_path / "x", "file,label\na,1\na.jpg,2\n", "a.jpg"),
+        r"files that several rows name \(1\):\n"
+        r"  a\.jpg: labels\.csv, line 2 and labels\.csv, line 3, labels '1' and '2'\n",
+    )
+
+
+def test_the_dot_of_a_folder_begins_no_ending(tmp_path: Path) -> None:
+    records, info = read(write(tmp_path / "x", "file,label\nset,1\nset.v1/a,2\n", "set.v1/a"))
+    assert [record.source for record in records] == ["set", "set.v1/a"]
+    assert info.notes[1] == "rows whose file is missing (1):\n  labels.csv, line 2: set"
+
+
 def test_an_image_folder_that_is_not_there(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", "file,label\na,1\n", "imgs/a", "more/b/c")
     message = (
@@ -337,11 +500,13 @@ def test_a_path_out_of_the_folder_is_refused(tmp_path: Path, images: str, text: 
     write_files(tmp_path, "a")
     with pytest.raises(InputError) as caught:
         read(folder, images=images)
-    assert str(caught.value) == f"labels.csv row 3: {text!r} leads out of the folder; expected a path below it."
+    assert str(caught.value) == f"labels.csv, line 3: {text!r} leads out of the folder; expected a path below it."
 
 
 def test_a_blank_path_is_refused(tmp_path: Path) -> None:
-    fail(write(tmp_path / "x", "file,label\na,1\n ,2\n", "a"), r"labels\.csv row 3: the path is blank; expected a file")
+    fail(
+        write(tmp_path / "x", "file,label\na,1\n ,2\n", "a"), r"labels\.csv, line 3: the path is blank; expected a file"
+    )
 
 
 # Rows and files that do not go together
@@ -350,7 +515,7 @@ def test_a_blank_path_is_refused(tmp_path: Path) -> None:
 def test_a_row_without_a_file_is_a_record_that_cannot_be_read(tmp_path: Path) -> None:
     records, info = read(write(tmp_path / "x", "file,label\na,1\ngone,2\n", "a"))
     assert list_rows(records) == [("a", "1", ""), ("gone", "2", "")]
-    assert info.notes == ["rows whose file is missing (1):\n  labels.csv row 3: gone"]
+    assert info.notes[1:] == ["rows whose file is missing (1):\n  labels.csv, line 3: gone"]
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         read_bytes(records[1])
 
@@ -361,7 +526,7 @@ def test_where_every_file_is_missing_the_folder_is_the_wrong_one(tmp_path: Path)
         read(write(tmp_path / "x", f"file,label\n{rows}", "img/0"))
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("x: none of the files that the table names is there (25):")
-    assert lines[1] == "  labels.csv row 2: 0"
+    assert lines[1] == "  labels.csv, line 2: 0"
     assert lines[-2:] == [
         "  … and 5 more",
         "Name the folder that its paths start from in fetch.table.images in params.yaml.",
@@ -371,7 +536,7 @@ def test_where_every_file_is_missing_the_folder_is_the_wrong_one(tmp_path: Path)
 def test_files_that_no_row_names_are_counted_and_the_first_twenty_shown(tmp_path: Path) -> None:
     names = [f"img/{number:02d}" for number in range(25)]
     _, info = read(write(tmp_path / "x", "file,label\n00,1\n", *names, "elsewhere/x"), images="img")
-    (note,) = info.notes
+    (_, note) = info.notes
     lines = note.splitlines()
     assert lines[:2] == ["files that no row names were left out (24):", "  img/01"]
     assert lines[-2:] == ["  img/20", "  … and 4 more"]
@@ -379,8 +544,9 @@ def test_files_that_no_row_names_are_counted_and_the_first_twenty_shown(tmp_path
 
 def test_litter_and_tables_are_no_files_that_a_row_should_name(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", "file,label\na,1\n", "a", ".DS_Store", "deep/more.csv")
-    (note,) = read(folder)[1].notes
-    assert ".DS_Store" in note
+    (litter, columns) = read(folder)[1].notes
+    assert litter == "left out 1 file that no dataset needs: .DS_Store"
+    assert columns == "labels.csv: files from `file`, labels from `label`"
 
 
 def test_a_file_that_two_rows_name(tmp_path: Path) -> None:
@@ -388,8 +554,8 @@ def test_a_file_that_two_rows_name(tmp_path: Path) -> None:
         read(write(tmp_path / "x", "file,label\na,cat\nb,dog\n./a,dog\nb,dog\n", "a", "b"))
     assert str(caught.value).splitlines() == [
         "files that several rows name (2):",
-        "  a: labels.csv row 2 and labels.csv row 4, labels 'cat' and 'dog'",
-        "  b: labels.csv row 3 and labels.csv row 5, the same label",
+        "  a: labels.csv, line 2 and labels.csv, line 4, labels 'cat' and 'dog'",
+        "  b: labels.csv, line 3 and labels.csv, line 5, the same label",
         "Leave one row for each file.",
     ]
 
@@ -411,7 +577,7 @@ def test_labels_stay_the_text_that_they_are(tmp_path: Path, label: str) -> None:
 def test_blank_labels_are_listed(tmp_path: Path, label: str) -> None:
     rows = "".join(f"f{number:02d},{label}\n" for number in range(25))
     folder = write(tmp_path / "x", f"file,label\na,1\n{rows}", "a")
-    fail(folder, r"rows without a label \(25\):\n  labels\.csv row 3: f00\n(?s:.*)… and 5 more\nGive each a label")
+    fail(folder, r"rows without a label \(25\):\n  labels\.csv, line 3: f00\n(?s:.*)… and 5 more\nGive each a label")
 
 
 @pytest.mark.parametrize("labels", [["cat", "Cat"], ["cat", " cat"], ["é", unicodedata.normalize("NFD", "é")]])
@@ -462,7 +628,15 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", "file,label\na,1\nb\x1b[2J,\n", "a", "c")
-    fail(folder, r"rows without a label \(1\):\n  labels\.csv row 3: b\\x1b\[2J\n")
+    fail(folder, r"rows without a label \(1\):\n  labels\.csv, line 3: b\\x1b\[2J\n")
+
+
+def test_control_characters_of_columns_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", "fi\x1ble,la\x07bel,sp\x1blit\na,1,\n", "a")
+    (note,) = read(folder)[1].notes
+    assert note == r"labels.csv: files from `fi\x1ble`, labels from `la\x07bel`, split from `sp\x1blit`"
+    folder = write(tmp_path / "y", "file,label,sp\x1blit\na,1,left\n", "a")
+    fail(folder, r"labels\.csv, line 2: sp\\x1blit is 'left'; expected train")
 
 
 # Keys, and archives
@@ -477,6 +651,23 @@ def test_names_that_a_disk_may_refuse_get_safe_keys(tmp_path: Path) -> None:
     assert keys[3].startswith("Cat.png~")
     assert keys[4].startswith("cat.png~")
     assert [record.source for record in records] == ["real", *names]
+
+
+def test_one_path_of_two_tables_gives_two_keys(tmp_path: Path) -> None:
+    for name in ("m_train", "m_test"):
+        write(tmp_path / "x", "file,label,split\n1.png,a,\n", f"{name}/1.png", name=f"{name}.csv")
+    records, _ = read(tmp_path / "x")
+    assert {record.key: read_bytes(record) for record in records} == {
+        "train/1.png": b"m_train/1.png",
+        "test/1.png": b"m_test/1.png",
+    }
+    for name in ("m_train", "m_test"):
+        write(tmp_path / "y", "file,label,split\n1.png,a,train\n", f"{name}/1.png", name=f"{name}.csv")
+    records, _ = read(tmp_path / "y")
+    assert [read_bytes(record) for record in records] == [b"m_test/1.png", b"m_train/1.png"]
+    keys = [record.key for record in records]
+    assert all(re.fullmatch(r"train/1\.png~[0-9a-f]{8}", key) for key in keys)
+    assert len(set(keys)) == 2
 
 
 def test_the_order_of_the_rows_does_not_change_a_key(tmp_path: Path) -> None:

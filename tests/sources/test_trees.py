@@ -200,8 +200,8 @@ def test_a_path_that_is_a_fifo(tmp_path: Path) -> None:
 
 @OUTSIDE
 def test_a_file_that_is_no_archive(tmp_path: Path) -> None:
-    write_files(tmp_path, "labels.csv")
-    fail(make_params("folder", tmp_path / "labels.csv"), tmp_path, r"labels\.csv: .*expected .*\.zip")
+    write_files(tmp_path, "labels.txt")
+    fail(make_params("folder", tmp_path / "labels.txt"), tmp_path, r"labels\.txt: .*expected .*\.zip")
 
 
 def test_options_are_refused(tmp_path: Path) -> None:
@@ -220,6 +220,15 @@ def test_a_url_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     params = make_params("folder", url="http://127.0.0.1:9/a.zip", sha256="0" * 64)
     with pytest.raises(EnvironmentFault, match=r"127\.0\.0\.1:9/a\.zip"):
         obtain_tree(params, RUN, tmp_path)
+
+
+def test_a_signed_url_that_does_not_answer_keeps_its_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEPIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("imagepipe.sources.download.PAUSE", 0)
+    params = make_params("folder", url="http://127.0.0.1:9/a.zip?key=s3cret", sha256="0" * 64)
+    with pytest.raises(EnvironmentFault, match=r"127\.0\.0\.1:9/a\.zip\?…") as caught:
+        obtain_tree(params, RUN, tmp_path)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_secrets_of_an_address_are_not_shown(tmp_path: Path) -> None:
@@ -243,3 +252,31 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         InputError, match=r"gone: cannot be read: No such file or directory\. Name a folder that can be"
     ):
         list_folder(tmp_path / "gone")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such links and pipes there")
+def test_links_to_folders_and_what_is_no_file_have_a_note_of_their_own(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "photos", "cat/1.jpg", "cat/.DS_Store")
+    (folder / "cat" / "up").symlink_to(folder, target_is_directory=True)
+    tree = list_folder(folder)
+    assert (list(tree.files), tree.folders) == (["cat/1.jpg"], {"cat"})
+    assert tree.notes == (
+        "left out 1 file that no dataset needs: .DS_Store",
+        "links to folders and what is no plain file are not followed or read (1):\n  cat/up",
+    )
+    for number in reversed(range(22)):
+        os.mkfifo(folder / "cat" / f"pipe{number:02d}\x1b")
+    lines = list_folder(folder).notes[1].splitlines()
+    assert lines[0].endswith("are not followed or read (23):")
+    assert lines[1:3] == [r"  cat/pipe00\x1b", r"  cat/pipe01\x1b"]
+    assert lines[-1] == "  … and 3 more"
+
+
+def test_a_table_in_place_of_its_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,label\n")
+    with pytest.raises(InputError) as caught:
+        obtain_tree(make_params("table", tmp_path / "labels.csv"), RUN, tmp_path)
+    assert str(caught.value) == (
+        f"params.yaml: fetch.path: {tmp_path}/labels.csv is a table; name its folder there, set fetch.source to "
+        "`table` and fetch.table.file to labels.csv."
+    )

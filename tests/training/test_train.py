@@ -288,6 +288,15 @@ def test_an_empty_test_split_is_refused_before_training(made: Path) -> None:
         run(made)
 
 
+def test_one_class_alone_is_refused_before_training(made: Path) -> None:
+    path = made / "dataset.json"
+    info = json.loads(path.read_text("utf-8"))
+    info["counts"]["train"] = {"cat": 5, "dog": 0, "NA": 0}
+    path.write_text(json.dumps(info), "utf-8")
+    with pytest.raises(InputError, match=r"train\.csv: has images of 1 class only \('cat'\); a classifier needs two"):
+        run(made)
+
+
 def test_batches_of_one_that_batch_norm_cannot_take_are_refused(made: Path) -> None:
     with pytest.raises(InputError, match=r"train\.batch_size: 1 leaves a last batch of one"):
         run(made, model="cnn", cnn=CNN, batch_size=1)

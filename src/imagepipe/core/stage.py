@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from imagepipe.core.errors import ImagepipeError
+from imagepipe.core.errors import EnvironmentFault, ImagepipeError
 
 
 def run_stage(main: Callable[..., None]) -> None:
@@ -22,13 +22,24 @@ def run_stage(main: Callable[..., None]) -> None:
         print(f"usage: python {sys.argv[0]} {usage}   ({len(arguments)} arguments given)", file=sys.stderr)
         sys.exit(2)
     warnings.showwarning = print_warning
-    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the stage
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     try:
+        check_encoding(sys.getfilesystemencoding())
         main(*map(Path, arguments))
     except ImagepipeError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise EnvironmentFault where file names are not read as UTF-8: the same folder would have other class names."""
+    if encoding.lower().replace("-", "") != "utf8":
+        raise EnvironmentFault(
+            f"this locale reads file names as {encoding}, expected UTF-8; set PYTHONUTF8=1, or LC_ALL to a locale of "
+            "UTF-8."
+        )
 
 
 def print_warning(

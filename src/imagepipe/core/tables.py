@@ -11,7 +11,7 @@ import pandas as pd
 from imagepipe.core.errors import InputError, list_findings
 
 # Column names as people write them, compared in lower case without spaces, underscores and hyphens.
-PATH_COLUMNS = ("path", "filepath", "file", "filename", "imagepath", "image", "img")
+PATH_COLUMNS = ("path", "filepath", "file", "filename", "imagepath", "image", "img", "imagename", "imageid", "id")
 LABEL_COLUMNS = ("label", "classlabel", "target", "class", "classname", "y")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -32,6 +32,11 @@ def read_text_table(path: Path) -> pd.DataFrame:
 
 def parse_text_table(data: bytes, path: Path) -> pd.DataFrame:
     """As `read_text_table`, from the bytes of the file; `path` is for its ending and for messages only."""
+    return parse_numbered_table(data, path)[0]
+
+
+def parse_numbered_table(data: bytes, path: Path) -> tuple[pd.DataFrame, list[int]]:
+    """As `parse_text_table`, and the line of the file on which each row begins, from 1."""
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -39,10 +44,11 @@ def parse_text_table(data: bytes, path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: byte {error.start} is not UTF-8{kind}; save the file as UTF-8.") from error
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     check_text(path, text, delimiter)
-    header, *rows = parse_rows(path, text, delimiter)
+    numbered = parse_rows(path, text, delimiter)
+    (_, header), *rest = numbered
     check_header(path, header)
-    columns = list(zip(*rows, strict=True)) or [()] * len(header)
-    return pd.DataFrame(dict(zip(header, columns, strict=True)), dtype=str)
+    columns = list(zip(*(row for _, row in rest), strict=True)) or [()] * len(header)
+    return pd.DataFrame(dict(zip(header, columns, strict=True)), dtype=str), [line for line, _ in rest]
 
 
 def check_text(path: Path, text: str, delimiter: str) -> None:
@@ -63,26 +69,29 @@ def check_text(path: Path, text: str, delimiter: str) -> None:
         )
 
 
-def parse_rows(path: Path, text: str, delimiter: str) -> list[list[str]]:
-    """The header and the rows, without blank lines; raises InputError where a row is longer or shorter than the header.
+def parse_rows(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """The header and the rows, without blank lines, each with the line on which it begins.
 
-    pandas would fill such a row, or take its first cell for an index.
+    Raises InputError where a row is longer or shorter than the header; pandas would fill it, or take its first cell for
+    an index.
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
+    rows: list[tuple[int, list[str]]] = []
+    begins = 1
     ragged: list[str] = []
     try:
         for row in reader:
             if row:
-                rows.append(row)
-                if len(row) != len(rows[0]):
-                    ragged.append(f"line {reader.line_num}: {len(row)} cells")
+                rows.append((begins, row))
+                if len(row) != len(rows[0][1]):
+                    ragged.append(f"line {begins}: {len(row)} cells")
+            begins = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: not a CSV ({error}).") from error
     if not rows:
         raise InputError(f"{path}: not a CSV with a header: there is nothing in it.")
     if ragged:
-        raise InputError(list_findings(f"{path}: the header has {len(rows[0])} cells, but rows have others", ragged))
+        raise InputError(list_findings(f"{path}: the header has {len(rows[0][1])} cells, but rows have others", ragged))
     return rows
 
 

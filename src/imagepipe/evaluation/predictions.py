@@ -2,7 +2,7 @@
 
 | column | meaning |
 |---|---|
-| `split`, `key`, `source`, `pixel_sha256` | which image (the key is the PNG's path without its ending) |
+| `split`, `key`, `path`, `group`, `source`, `pixel_sha256` | which image: record key, PNG, where it came from |
 | `class`, `predicted` | true and predicted class name |
 | `loss` | cross-entropy in nats |
 | `logit:<class>` | the model's float32 output, in digits that give the same float32 back |
@@ -58,7 +58,7 @@ def predict_splits(
         loader = make_eval_loader(dataset, batch_size, LoaderOptions(jobs=jobs))
         with torch.no_grad():
             logits = torch.cat([model(images) for images, _ in loader]).numpy()
-        tables.append(tabulate_predictions(manifest, logits, info.classes))
+        tables.append(tabulate_predictions(manifest, logits, info.classes, str(info.split["layout"])))
     return pd.concat(tables, ignore_index=True), model.info
 
 
@@ -105,8 +105,12 @@ def check_leaks(manifests_dir: Path, info: DatasetInfo) -> None:
         )
 
 
-def tabulate_predictions(manifest: pd.DataFrame, logits: NDArray[np.float32], classes: list[str]) -> pd.DataFrame:
+def tabulate_predictions(
+    manifest: pd.DataFrame, logits: NDArray[np.float32], classes: list[str], layout: str = "single"
+) -> pd.DataFrame:
     """The table for one manifest and its logits (N, classes); ties go to the lowest class index.
+
+    With the layout `folders` a path begins with its split, and the key does not.
 
     Raises InputError where a logit is not a finite number.
     """
@@ -121,20 +125,25 @@ def tabulate_predictions(manifest: pd.DataFrame, logits: NDArray[np.float32], cl
     exact = logits.astype(np.float64)
     top = exact.max(axis=1)
     losses = np.log(np.exp(exact - top[:, None]).sum(axis=1)) - (exact[rows, labels] - top)
+    paths, splits = manifest["path"].tolist(), manifest["split"].tolist()
+    prefixes = [f"{split}/" if layout == "folders" else "" for split in splits]
+    keys = [path.removesuffix(".png").removeprefix(prefix) for path, prefix in zip(paths, prefixes, strict=True)]
     table = pd.DataFrame(
         {
-            "split": manifest["split"],
-            "key": manifest["path"].str.removesuffix(".png"),
-            "source": manifest["source"],
-            "pixel_sha256": manifest["pixel_sha256"],
-            "class": manifest["class"],
+            "split": splits,
+            "key": keys,
+            "path": paths,
+            "group": manifest["group"].tolist(),
+            "source": manifest["source"].tolist(),
+            "pixel_sha256": manifest["pixel_sha256"].tolist(),
+            "class": manifest["class"].tolist(),
             "predicted": np.array(classes, dtype=object)[logits.argmax(axis=1)],
             "loss": losses.round(6),
         }
     )
     columns = {f"{LOGIT}{name}": [str(value) for value in logits[:, index]] for index, name in enumerate(classes)}
     carried = manifest.loc[:, list_user_columns(manifest)]
-    parts = [table.reset_index(drop=True), pd.DataFrame(columns), carried.reset_index(drop=True)]
+    parts = [table, pd.DataFrame(columns), carried.reset_index(drop=True)]
     return pd.concat(parts, axis=1)
 
 
@@ -142,7 +151,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """`predictions.csv` with text as text, `loss` float64 and the logits float32; InputError where it is none."""
     table = read_text_table(path)
     logits = [name for name in table.columns if name.startswith(LOGIT)]
-    missing = [name for name in ("split", "key", "class", "predicted", "loss") if name not in table.columns]
+    missing = [name for name in ("split", "key", "path", "class", "predicted", "loss") if name not in table.columns]
     if missing or not logits:
         raise InputError(f"{path}: not a predictions table (no {', '.join(missing) or 'logit columns'}).")
     table = table.astype(dict.fromkeys(logits, np.float32))

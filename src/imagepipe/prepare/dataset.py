@@ -64,8 +64,11 @@ def prepare_dataset(
         rejected = list_rejected(records, examined, params)
         facts = {key: one.row.facts for key, one in examined.items() if one.row}
         usable = [record for record in records if record.key in facts]
-        image = describe_images(facts)
-        assigned = assign_splits(usable, {key: fact.pixel_sha256 for key, fact in facts.items()}, params)
+        image = describe_images(usable, facts)
+        contents = {
+            key: fact.content_sha256 if params.strategy == "hash" else fact.pixel_sha256 for key, fact in facts.items()
+        }
+        assigned = assign_splits(usable, contents, params)
         dealt = [record for record in usable if record.key in assigned.splits]
         gate = gate_leaks(dealt, assigned.splits, facts, params, assigned.official, source.published)
         kept = [record for record in dealt if record.key not in gate.dropped]
@@ -77,7 +80,7 @@ def prepare_dataset(
         write_csv(staging / "rejected.csv", rejected)
         write_csv(staging / "leaks.csv", gate.findings)
         draw_contact_sheet(gate, paths, images_dir, staging)
-    notes = [*assigned.notes, *remark_images(kept, facts), *gate.notes]
+    notes = [*assigned.notes, *note_empty(info), *remark_images(kept, facts), *gate.notes]
     return Prepared(info, encoded, len(rejected), notes)
 
 
@@ -95,7 +98,8 @@ def list_rejected(records: Sequence[Record], examined: Mapping[str, Examined], p
                 f"{len(rejected)} of {len(records)} images cannot be used, more than split.max_rejected "
                 f"({params.max_rejected}) allows",
                 shown,
-                "Mend or remove them, or raise split.max_rejected in params.yaml to leave them out.",
+                "Mend or remove them, or raise split.max_rejected in params.yaml to leave them out; rejected.csv then "
+                "lists all of them.",
             )
         )
     return pd.DataFrame(rejected, columns=["source", "reason"])
@@ -122,6 +126,12 @@ def draw_contact_sheet(gate: Gate, paths: Mapping[str, str], images_dir: Path, f
         draw_lookalikes(pairs, folder / "lookalikes.png", shown=LOOKALIKES_SHOWN)
 
 
+def note_empty(info: DatasetInfo) -> list[str]:
+    """A note on classes that are in the list and in no split."""
+    empty = [repr(name) for name in info.classes if not any(counts[name] for counts in info.counts.values())]
+    return [list_findings("classes without any image", empty)] if empty else []
+
+
 def remark_images(records: Sequence[Record], facts: Mapping[str, ImageFacts]) -> list[str]:
     """What the user should hear of the images themselves."""
     notes: list[str] = []
@@ -139,7 +149,10 @@ def check_class_names(records: Sequence[Record], classes: Sequence[str]) -> None
     """Raise InputError where a record's class is not in the source's list."""
     unknown = sorted({record.class_name for record in records} - set(classes))
     if unknown:
-        raise InputError(f"classes that the source's own list lacks: {', '.join(map(repr, unknown))}.")
+        raise InputError(
+            f"classes that the source's own list lacks: {', '.join(map(repr, unknown))}; the source has changed since "
+            "it was fetched. Run the fetch stage again."
+        )
 
 
 def make_manifest(
@@ -194,16 +207,30 @@ def describe_dataset(
         std=std,
         counts={split: {name: counts[split, name] for name in classes} for split in SPLITS},
         source=source.model_dump(),
-        split={**params.model_dump(), "official": assigned.official},
+        split={**params.model_dump(), "official": name_official(records, assigned)},
         leaks=leaks,
     )
 
 
-def describe_images(facts: Mapping[str, ImageFacts]) -> ImageInfo:
-    """The one mode and size of all images; raises InputError where they have several."""
-    kinds = Counter((fact.mode, fact.width, fact.height) for fact in facts.values())
+def name_official(records: Sequence[Record], assigned: Assignment) -> dict[str, str]:
+    """Split → the part of the source that it is: `test` may be the source's val."""
+    part_of = {assigned.splits[record.key]: record.part for record in records if record.part}
+    return {split: part_of[split] for split in assigned.official}
+
+
+def describe_images(records: Sequence[Record], facts: Mapping[str, ImageFacts]) -> ImageInfo:
+    """The one mode and size of all images; raises InputError, naming an image of each, where they have several."""
+    kinds: Counter[tuple[str, int, int]] = Counter()
+    first: dict[tuple[str, int, int], str] = {}
+    for record in records:
+        fact = facts[record.key]
+        kind = (fact.mode, fact.width, fact.height)
+        kinds[kind] += 1
+        first.setdefault(kind, record.source)
     if len(kinds) > 1:
-        shown = [f"{count} of {mode} {width}×{height}" for (mode, width, height), count in kinds.most_common()]
+        shown = [
+            f"{count} of {kind[0]} {kind[1]}×{kind[2]}, the first {first[kind]}" for kind, count in kinds.most_common()
+        ]
         keys = ["split.image.mode (L or RGB)"] if len({mode for mode, _, _ in kinds}) > 1 else []
         if len({(width, height) for _, width, height in kinds}) > 1:
             keys.append("split.image.height and split.image.width")

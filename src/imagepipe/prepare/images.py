@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from imagepipe.core.errors import InputError
+from imagepipe.core.files import hash_bytes
 from imagepipe.core.manifest import hash_pixels
-from imagepipe.prepare.lookalikes import fingerprint_image
+from imagepipe.prepare import lookalikes
 from imagepipe.prepare.params import FORMATS, ImageParams
 
 PNG_LEVEL = 6  # zlib's own default; level 1 saves a fifth of the time and costs a tenth more bytes
 FULL_16_BIT = 65_535
+NARROW = 12  # bits: what cameras and scanners store in 16 without scaling it
 ORIENTATION = 0x0112  # the Exif tag
 TRANSPOSE = {  # Exif 2.32, 4.6.4: how the stored rows and columns lie in the scene
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,11 +62,14 @@ class UnusableImage(Exception):
 class ImageFacts:
     """What the manifests, the leak gate and the train statistics need of a stored image.
 
+    `content_sha256` is the hash of the pixels before they were brought to another size, so that a wish for another size
+    changes nobody's place where it is the place's source.
     `pixel_sums` and `pixel_squares` are exact integers per channel: the sum of the uint8 values, and of their squares.
     `fingerprint` is a perceptual hash of 64 bits as 16 hexadecimal digits, or '' where a side is below 64 pixels.
     `remark` says what was done to the original that its owner may want to know, or ''.
     """
 
+    content_sha256: str
     pixel_sha256: str
     width: int
     height: int
@@ -80,21 +86,44 @@ class ImageFacts:
         return all(count * square == total * total for total, square in sums)
 
 
-def measure_image(pixels: NDArray[np.uint8], remark: str = "") -> ImageFacts:
-    """The facts of uint8 pixels of shape (H, W) or (H, W, 3)."""
-    mode = "L" if pixels.ndim == 2 else "RGB"
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """uint8 pixels (H, W) or (H, W, 3), a remark or '', and the content's hash where it is not that of the pixels."""
+
+    pixels: NDArray[np.uint8]
+    remark: str
+    content_sha256: str
+
+
+def name_mode(pixels: NDArray[np.uint8]) -> str:
+    """Pillow's mode of uint8 pixels of shape (H, W) or (H, W, 3)."""
+    return "L" if pixels.ndim == 2 else "RGB"
+
+
+def measure_image(pixels: NDArray[np.uint8], remark: str = "", content_sha256: str = "") -> ImageFacts:
+    """The facts of uint8 pixels of shape (H, W) or (H, W, 3); a content hash of '' is that of the pixels."""
+    mode = name_mode(pixels)
     height, width = pixels.shape[:2]
+    pixel_sha256 = hash_pixels(mode, pixels)
     return ImageFacts(
-        hash_pixels(mode, pixels), width, height, mode, *sum_channels(pixels), fingerprint_image(pixels), remark
+        content_sha256 or pixel_sha256,
+        pixel_sha256,
+        width,
+        height,
+        mode,
+        *sum_channels(pixels),
+        lookalikes.fingerprint_image(pixels),
+        remark,
     )
 
 
 def name_recipe(params: ImageParams) -> str:
-    """What decides the bytes of a PNG, and whether there is one, besides the source's: Pillow, its zlib, the level, and
-    all of `split.image`.
+    """What decides the bytes of a PNG, and what is known of it, besides the source: Pillow, its zlib, the code in this
+    file and in lookalikes.py, and all of `split.image`.
     """
+    code = hash_bytes(b"".join(Path(file).read_bytes() for file in (__file__, lookalikes.__file__)))[:16]
     wanted = [f"{name} {value}" for name, value in params]
-    return ", ".join([f"pillow {PIL.__version__}", f"zlib {features.version('zlib')}", f"level {PNG_LEVEL}", *wanted])
+    return ", ".join([f"pillow {PIL.__version__}", f"zlib {features.version('zlib')}", f"code {code}", *wanted])
 
 
 def check_array(pixels: NDArray[np.uint8], source: str) -> None:
@@ -105,8 +134,8 @@ def check_array(pixels: NDArray[np.uint8], source: str) -> None:
         )
 
 
-def decode_image(data: bytes, params: ImageParams) -> tuple[NDArray[np.uint8], str]:
-    """The upright image in the bytes of a file, as `convert_image` gives it, and a remark ('' for nothing to say).
+def decode_image(data: bytes, params: ImageParams) -> Decoded:
+    """The upright image in the bytes of a file, in the mode and size that `params` want.
 
     Raises UnusableImage with the reason.
     """
@@ -115,7 +144,7 @@ def decode_image(data: bytes, params: ImageParams) -> tuple[NDArray[np.uint8], s
         with lift_pillow_limit(params.max_pixels):
             try:
                 image, remark = load_image(data, params)
-                return convert_image(image, params), remark
+                return convert_image(image, params, remark)
             except Image.DecompressionBombError as error:
                 raise UnusableImage(f"more pixels than split.image.max_pixels ({params.max_pixels}) allows") from error
             except DECODER_ERRORS as error:
@@ -148,8 +177,18 @@ def load_image(data: bytes, params: ImageParams) -> tuple[Image.Image, str]:
         image.verify()
     with open_image(data, params) as image:  # verify() leaves it unusable
         image.load()
+        if image.mode == "I" and image.format == "TIFF":
+            raise UnusableImage("has values of 32 bits, whose range is not known; save it with 8 or 16 bits")
         turn = TRANSPOSE.get(read_orientation(image))
-        return (image.transpose(turn) if turn is not None else image), remark
+        return (image.transpose(turn) if turn is not None else image), remark or remark_depth(image)
+
+
+def remark_depth(image: Image.Image) -> str:
+    """A remark on an image of 16 bits, which says so where it uses fewer: scaled to 8, it comes out dark."""
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return ""
+    used = int(np.asarray(image).max()).bit_length()
+    return "16 bits scaled to 8" + (f", though only {used} are used: it comes out dark" if used <= NARROW else "")
 
 
 def open_image(data: bytes, params: ImageParams) -> Image.Image:
@@ -193,29 +232,34 @@ def read_orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def convert_image(image: Image.Image, params: ImageParams) -> NDArray[np.uint8]:
-    """The image as uint8 (H, W) or (H, W, 3), in the mode and size that `params` want.
+def convert_image(image: Image.Image, params: ImageParams, remark: str = "") -> Decoded:
+    """The image in the mode and size that `params` want.
 
-    16 bits are scaled to 8, transparency is laid on the background. Raises UnusableImage for values without a known
-    range.
+    Raises UnusableImage for values without a known range.
     """
+    upright = convert_mode(image, params)
+    pixels = np.array(fit_image(upright, params))
+    same = pixels.shape[:2] == (upright.height, upright.width)
+    return Decoded(pixels, remark, "" if same else hash_pixels(upright.mode, np.asarray(upright)))
+
+
+def convert_array(pixels: NDArray[np.uint8], params: ImageParams) -> Decoded:
+    """As `convert_image`, from uint8 pixels of shape (H, W) or (H, W, 3); the same array where nothing is to do."""
+    mode, (height, width) = name_mode(pixels), pixels.shape[:2]
+    if params.mode in ("keep", mode) and (params.width, params.height) in ((0, 0), (width, height)):
+        return Decoded(pixels, "", "")
+    return convert_image(Image.fromarray(pixels), params)
+
+
+def convert_mode(image: Image.Image, params: ImageParams) -> Image.Image:
+    """The image as L or RGB: 16 bits are scaled to 8, transparency is laid on the background."""
     grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = scale_to_8_bit(image)
     if image.has_transparency_data:
         image = lay_on_background(image, params.background)
     mode = params.mode if params.mode != "keep" else "L" if grey else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
-    return np.array(fit_image(image, params))
-
-
-def convert_array(pixels: NDArray[np.uint8], params: ImageParams) -> NDArray[np.uint8]:
-    """As `convert_image`, from uint8 pixels of shape (H, W) or (H, W, 3); the same array where nothing is to do."""
-    mode, (height, width) = "L" if pixels.ndim == 2 else "RGB", pixels.shape[:2]
-    if params.mode in ("keep", mode) and (params.width, params.height) in ((0, 0), (width, height)):
-        return pixels
-    return convert_image(Image.fromarray(pixels), params)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def scale_to_8_bit(image: Image.Image) -> Image.Image:

@@ -192,7 +192,8 @@ def report_leaks(found: Sequence[Finding], by_key: Mapping[str, Record], splits:
     counts = ", ".join(f"{KINDS[kind]}: {len(of_kind)}" for kind, of_kind in lines.items() if of_kind)
     remedy = (
         "Set split.leaks in params.yaml to `drop` (test stays whole, val and train give up what a higher split holds "
-        "too; of equal pixels under two classes every image goes) or to `keep` (nothing goes; figures flatter)."
+        "too; of equal pixels under two classes every image goes) or to `keep` (nothing goes; figures flatter); "
+        "leaks.csv then lists all of them."
     )
     if lines["group"]:
         remedy += " Or set split.strategy to `group`, which deals all images anew and keeps each group in one split."

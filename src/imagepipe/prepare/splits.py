@@ -4,17 +4,22 @@ Each strategy is explained beside `split.strategy` in recipes/base.yaml; what st
 is the subject of units.py.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate
+from typing import Any
 
 from imagepipe.core.errors import InputError, list_findings, suggest_name
-from imagepipe.core.manifest import SPLITS
+from imagepipe.core.manifest import SPLITS, USER
 from imagepipe.prepare.params import SplitParams
 from imagepipe.prepare.units import Unit, apportion, deal, draw, join_units, shuffle_keys, spread_units
 from imagepipe.sources.records import Record
+
+LIKE_A_DATE = re.compile(r"[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,12 @@ def assign_splits(records: Sequence[Record], pixel_sha256: Mapping[str, str], pa
     kept, notes = keep_parts(records, params)
     official = sorted(set(kept.values()))
     shares = choose_shares(params, official)
+    if len(kept) == len(records):
+        raise InputError("the source's own parts leave nothing for train; mark the images to learn from as train.")
     pool = [record for record in records if record.key not in kept]
     dealt, remarks = deal_pool(pool, pixel_sha256, shares, params)
-    notes += remarks + note_shares(dealt, shares, params)
     chosen = kept | dealt
+    notes += remarks + note_shares(dealt, shares, params) + check_train(records, chosen, kept)
     if params.limit_per_split:
         chosen = limit_splits(records, chosen, params)
     check_filled(len(records), chosen, shares)
@@ -74,6 +81,21 @@ def check_filled(images: int, chosen: Mapping[str, str], shares: Mapping[str, fl
             f"params.yaml: split.fractions: {images} images leave {' and '.join(empty)} empty; "
             "raise the fraction or bring more images."
         )
+
+
+def check_train(records: Sequence[Record], chosen: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:
+    """A note on classes that val or test has and train lacks; InputError where the source's own parts are to blame."""
+    learnt = {record.class_name for record in records if chosen[record.key] == "train"}
+    foreign = Counter(record.class_name for record in records if record.class_name not in learnt)
+    if not foreign:
+        return []
+    shown = [f"{name!r}: {count} images; {suggest_name(name, learnt, shown=10)}" for name, count in foreign.items()]
+    heading = "classes in val or test that train lacks, so that no model can learn them"
+    if foreign.keys() & {record.class_name for record in records if record.key in kept}:
+        raise InputError(
+            list_findings(heading, shown, "Mend their names, or map them to others or leave them out in fetch.classes.")
+        )
+    return [list_findings(heading, shown)]
 
 
 # The source's own parts, and what is asked of the rest
@@ -254,18 +276,42 @@ def cut_in_order(records: Sequence[Record], shares: dict[str, float], column: st
     notes: list[str] = []
     if column:
         values = read_column(records, column)
-        numbers = {key: number for key, value in values.items() if (number := read_number(value)) is not None}
-        if len(numbers) == len(values):
-            keys.sort(key=lambda key: numbers[key])
-        else:
-            keys.sort(key=lambda key: values[key])
-            notes = note_text(values, numbers, column)
+        kind, places = place_values(values, column)
+        keys.sort(key=lambda key: places[key])
+        notes = [f"ordered by {column!r}, read as {kind}: from {values[keys[0]]} to {values[keys[-1]]}"]
     return deal(keys, apportion(len(keys), shares, dict.fromkeys(shares, 0.0))), notes
+
+
+def place_values(values: Mapping[str, str], column: str) -> tuple[str, Mapping[str, Any]]:
+    """What the values of a column are (numbers, dates, text), and by key what they are sorted by.
+
+    Raises InputError for dates that are not written as ISO 8601 has them, which do not sort as text.
+    """
+    numbers = {key: number for key, value in values.items() if (number := read_number(value)) is not None}
+    if len(numbers) == len(values):
+        return "numbers", numbers
+    dates = {key: date for key, value in values.items() if (date := read_date(value)) is not None}
+    if len(dates) == len(values) and len({date.tzinfo is None for date in dates.values()}) == 1:
+        return "dates", dates
+    odd = [f"{key}: {value!r}" for key, value in sorted(values.items()) if key not in dates]
+    if dates or any(LIKE_A_DATE.search(value) for value in values.values()):
+        raise InputError(
+            list_findings(
+                f"params.yaml: split.order_column: not all values of {column!r} are dates that can be compared",
+                odd or ["some have a time zone, others have none"],
+                "Write all of them as 2024-03-09 or 2024-03-09T18:30, or as numbers.",
+            )
+        )
+    if not numbers:
+        return "text", values
+    words = [value for key, value in sorted(values.items()) if key not in numbers]
+    return f"text, since {len(words)} of {len(values)} values are no numbers, such as {words[0]!r}", values
 
 
 def read_column(records: Sequence[Record], column: str) -> dict[str, str]:
     """Key → value; raises InputError where the column is not there or a value is blank."""
     known = {name for record in records for name in record.columns}
+    column = column if column in known else column.removeprefix(USER)  # as the manifests call it
     if column not in known:
         there = suggest_name(column, known) if known else "the source brings no columns; '' goes by the key"
         raise InputError(f"params.yaml: split.order_column: there is no column {column!r}. {there}.")
@@ -291,16 +337,12 @@ def read_number(text: str) -> Decimal | None:
     return number if number.is_finite() and "_" not in text else None
 
 
-def note_text(values: Mapping[str, str], numbers: Mapping[str, Decimal], column: str) -> list[str]:
-    """A column of numbers sorts as text as soon as one value is none: '10' then stands before '9'."""
-    if not numbers:
-        return []
-    odd = next(value for key, value in sorted(values.items()) if key not in numbers)
-    count = len(values) - len(numbers)
-    return [
-        f"split.order_column: {column!r} is sorted as text, since {count} of its {len(values)} values are no numbers, "
-        f"such as {odd!r}."
-    ]
+def read_date(text: str) -> datetime | None:
+    """A date or time as ISO 8601 writes it, or None."""
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
 
 
 # Limits

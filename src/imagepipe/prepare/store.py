@@ -5,6 +5,7 @@ run from nothing. New PNGs wait in a staging folder until the split stands, so t
 They get their place by rename without fsync, since the index, which is fsynced and written last, exposes damage.
 """
 
+import glob
 import os
 import shutil
 import tempfile
@@ -32,6 +33,7 @@ from imagepipe.prepare.images import (
     decode_image,
     encode_png,
     measure_image,
+    name_mode,
     name_recipe,
 )
 from imagepipe.prepare.params import ImageParams
@@ -159,9 +161,14 @@ class ImageStore:
 
 @contextmanager
 def open_store(images_dir: Path, params: ImageParams, jobs: int) -> Generator[ImageStore]:
-    """The store over `images_dir`; its staging folder lies beside it and is removed at the end."""
+    """The store over `images_dir`; its staging folder lies beside it and is removed at the end.
+
+    So is what a run that was killed left there.
+    """
     with report_write_errors(images_dir):
         images_dir.parent.mkdir(parents=True, exist_ok=True)
+        for left in images_dir.parent.glob(f".{glob.escape(images_dir.name)}.*.part"):
+            shutil.rmtree(left)
         staging = Path(tempfile.mkdtemp(prefix=f".{images_dir.name}.", suffix=".part", dir=images_dir.parent))
     try:
         yield ImageStore(images_dir, staging, params, jobs)
@@ -214,9 +221,9 @@ def examine_record(
                 return Examined(before)
             if not (before.path and encode):
                 return Examined(replace(before, path=""))
-        pixels, remark = read_pixels(source, params)
-        facts = measure_image(pixels, remark)
-        png = encode_png(pixels) if encode else b""
+        decoded = decode_image(source, params) if isinstance(source, bytes) else convert_array(source, params)
+        facts = measure_image(decoded.pixels, decoded.remark, decoded.content_sha256)
+        png = encode_png(decoded.pixels) if encode else b""
     except UnusableImage as error:
         return Examined(None, str(error))
     except MemoryError:
@@ -244,14 +251,7 @@ def hash_source(source: bytes | NDArray[np.uint8]) -> str:
     """SHA-256 of a file's bytes, or of an array's pixels."""
     if isinstance(source, bytes):
         return hash_bytes(source)
-    return hash_pixels("L" if source.ndim == 2 else "RGB", source)
-
-
-def read_pixels(source: bytes | NDArray[np.uint8], params: ImageParams) -> tuple[NDArray[np.uint8], str]:
-    """Pixels in the wanted mode and size, uint8 (H, W) or (H, W, 3), and a remark; raises UnusableImage."""
-    if isinstance(source, bytes):
-        return decode_image(source, params)
-    return convert_array(source, params), ""
+    return hash_pixels(name_mode(source), source)
 
 
 def is_intact(path: Path, sha256: str) -> bool:
@@ -285,6 +285,7 @@ def write_index(path: Path, stored: Iterable[StoredImage], params: ImageParams) 
             "source_sha256": row.source_sha256,
             "recipe": recipe,
             "png_sha256": row.png_sha256,
+            "content_sha256": row.facts.content_sha256,
             "pixel_sha256": row.facts.pixel_sha256,
             "width": row.facts.width,
             "height": row.facts.height,
@@ -313,6 +314,7 @@ def read_index(path: Path, params: ImageParams) -> dict[str, StoredImage]:
             row["source_sha256"],
             row["png_sha256"],
             ImageFacts(
+                row["content_sha256"],
                 row["pixel_sha256"],
                 int(row["width"]),
                 int(row["height"]),

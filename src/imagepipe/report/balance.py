@@ -205,12 +205,24 @@ def list_violations(filled: Counts, drifts: dict[str, Drift], params: BalancePar
     for split, classes in filled.items():
         if missing := [name for name in classes if not classes[name] and (split == "train" or train[name])]:
             violations.append(describe_missing(split, missing))
-        if classes[find_majority(classes)] > params.max_ratio * classes[find_minority(classes)]:
+        if is_uneven(classes, params.max_ratio) and (split == "train" or is_uneven_of_itself(classes, train, params)):
             violations.append(describe_imbalance(split, classes, params.max_ratio))
         # Both, since a large split makes a tiny drift certain and a small one makes a large drift by chance.
         if split != "train" and drifts[split].total_variation > params.max_drift and drifts[split].p < CHANCE:
             violations.append(describe_drift(split, classes, train, drifts[split], params.max_drift))
     return violations
+
+
+def is_uneven(classes: dict[str, int], max_ratio: float) -> bool:
+    """Whether a split breaks `max_ratio`."""
+    return classes[find_majority(classes)] > max_ratio * classes[find_minority(classes)]
+
+
+def is_uneven_of_itself(classes: dict[str, int], train: dict[str, int], params: BalanceParams) -> bool:
+    """Whether a split is uneven where train is not, by more than the one image that rounding makes."""
+    return not is_uneven(train, params.max_ratio) and (
+        classes[find_majority(classes)] - classes[find_minority(classes)] > 1
+    )
 
 
 def describe_missing(split: str, missing: Sequence[str]) -> str:

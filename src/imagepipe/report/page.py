@@ -41,7 +41,7 @@ def write_page(
         info=info,
         source=info.source,
         sizes={split: sum(info.counts[split].values()) for split in SPLITS},
-        official=info.split.get("official", []),
+        official=info.split["official"],
         training=json.loads((train_dir / "metrics.json").read_bytes()),
         rows=read_class_rows(results_dir / "per_class.csv"),
         model=model,

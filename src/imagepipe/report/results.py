@@ -75,7 +75,7 @@ def pick_examples(test: pd.DataFrame, count: int) -> pd.DataFrame:
 
 def draw_gallery(rows: pd.DataFrame, images_dir: Path, title: str, path: Path) -> None:
     """The images of `rows`, captioned `P: x | T: y`."""
-    images = [load_picture(images_dir / f"{key}.png") for key in rows["key"]]
+    images = [load_picture(images_dir / path) for path in rows["path"]]
     pairs: Sequence[tuple[str, str]] = list(zip(rows["predicted"], rows["class"], strict=True))
     draw_grid(images, [caption_prediction(predicted, true) for predicted, true in pairs], path, title)
 

@@ -3,6 +3,7 @@
 The class is the first folder below the root, or below the part; folders inside it are only part of the path.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from imagepipe.sources.records import Record, SourceInfo
 from imagepipe.sources.trees import Tree, describe_tree, obtain_tree, open_tree, show_place
 
 READS_DISK = True
+WORDS = re.compile("[A-Za-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,13 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
             f"{where}: holds no class folders with files; expected `cat/…`, `dog/…`, or those below `train/`, `val/` "
             f"and `test/`. Found: {', '.join(map(show_name, sorted(tree.files)[:5])) or 'nothing'}."
         )
+    nested = check_nesting(tree, layout, where)
     classes = sorted({file.class_name for file in labelled})
     unwritable = [show_name(name) for name in classes if not is_text(name)]
     if unwritable:
         raise InputError(list_findings("class folders whose names are not UTF-8", unwritable, "Rename them."))
     empty = sorted(list_empty(tree, layout, classes))
-    notes = [*tree.notes, *describe_layout(tree, layout, labelled)]
+    notes = [*tree.notes, *describe_layout(tree, layout, labelled), *nested]
     if unlabelled:
         notes.append(list_findings("files in no class folder were left out", list(map(show_name, unlabelled))))
     if empty:
@@ -68,7 +71,7 @@ def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
     """One record for each file in a class folder, undecoded."""
     tree = open_tree(source, raw_dir, info)
     labelled, _ = label_files(tree, find_layout(tree, str(source)))
-    keys = make_keys([(file.part, file.below) for file in labelled])
+    keys = make_keys([(file.part, file.below, file.path) for file in labelled])
     return [
         Record(key, file.class_name, file.part, "", escape(file.path), tree.files[file.path])
         for key, file in zip(keys, labelled, strict=True)
@@ -98,6 +101,29 @@ def find_layout(tree: Tree, where: str) -> Layout:
     if named and "train" not in dict(named):
         raise InputError(f"{where}: has the parts {', '.join(top for _, top in named)}, but no train; add it.")
     return Layout(root, dict(named))
+
+
+def check_nesting(tree: Tree, layout: Layout, where: str) -> list[str]:
+    """A note where what are the classes hold folders of the same names, which may be what was meant.
+
+    Raises InputError where some of them are called like parts, so that `training_set/cat`, `training_set/dog`,
+    `test_set/cat`, `test_set/dog` do not become two classes of sets.
+    """
+    tops = list_tops(tree, layout.root)
+    inner = {top: set[str]() for top in tops}
+    for folder in tree.folders:  # one pass, for there may be thousands of classes
+        top, _, name = folder.removeprefix(layout.root).partition("/")
+        if folder.startswith(layout.root) and name and "/" not in name:
+            inner[top].add(name)
+    shared = set[str].intersection(*inner.values()) if len(inner) > 1 else set[str]()
+    if layout.parts or len(shared) < 2:
+        return []
+    found = f"{', '.join(map(show_name, tops[:5]))}, and each of them holds the folders " + ", ".join(
+        map(show_name, sorted(shared)[:5])
+    )
+    if any(name_part(word) for top in tops for word in WORDS.findall(top)):
+        raise InputError(f"{where}: the classes would be {found}. If they are parts, call them train, val and test.")
+    return [f"the classes are {found}; if those are meant, name one of the outer folders in fetch.path"]
 
 
 def find_root(tree: Tree) -> str:

@@ -19,18 +19,21 @@ IMAGE_ENDING = re.compile(r"\.(png)$", re.IGNORECASE)  # `a` becomes the file `a
 DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$", re.IGNORECASE)
 
 
-def make_keys(paths: Sequence[tuple[str, str]]) -> list[str]:
-    """A key for each (part, path below the part); where several parts hold one path, the part stands in front."""
-    safe = [make_safe(path) for _, path in paths]
+def make_keys(paths: Sequence[tuple[str, str, str]]) -> list[str]:
+    """A key for each (part, path below the part, whole path); where several parts hold one path, the part is in front.
+
+    The whole paths are distinct.
+    """
+    safe = [make_safe(below) for _, below, _ in paths]
     shared = count_folded(safe)
     keys = [
         f"{part}/{key}" if part and shared[fold_name(key)] > 1 else key
-        for (part, _), key in zip(paths, safe, strict=True)
+        for (part, _, _), key in zip(paths, safe, strict=True)
     ]
     twins = count_folded(keys)
     return [
         f"{key}~{hash_path(path)[:8]}" if twins[fold_name(key)] > 1 else key
-        for (_, path), key in zip(paths, keys, strict=True)
+        for (_, _, path), key in zip(paths, keys, strict=True)
     ]
 
 

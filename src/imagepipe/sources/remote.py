@@ -33,11 +33,13 @@ class TransientError(Exception):
 
 @contextmanager
 def hide_credentials() -> Generator[None]:
-    """Take `user:secret@` out of the addresses in an error's message."""
+    """Take `user:secret@`, and what follows a `?` (signed addresses), out of the addresses in an error's message."""
     try:
         yield
     except ImagepipeError as error:
         hidden = re.sub(r"(://)[^/?#\s]*@", r"\1", str(error))
+        # Where there is no connection, the error of requests says `url: /path?…`, without the host.
+        hidden = re.sub(r"((?:://|\burl: )[^?\s]*\?)\S*?(?=[:;,.)]*(?:\s|$))", r"\1…", hidden)
         if hidden == str(error):
             raise
         raise type(error)(hidden) from None  # the cause would show them

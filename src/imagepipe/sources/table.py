@@ -11,7 +11,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,17 +24,16 @@ from imagepipe.core.tables import (
     PATH_COLUMNS,
     check_header,
     find_column,
-    parse_text_table,
+    parse_numbered_table,
     simplify_name,
 )
 from imagepipe.sources.keys import make_keys
 from imagepipe.sources.names import escape, name_part, show_name
 from imagepipe.sources.params import FetchParams, TableParams
 from imagepipe.sources.records import FileSlice, Record, SourceInfo
-from imagepipe.sources.trees import Tree, describe_tree, obtain_tree, open_tree, show_place
+from imagepipe.sources.trees import TABLES, Tree, describe_tree, obtain_tree, open_tree, show_place
 
 READS_DISK = True
-ENDINGS = (".csv", ".tsv", ".parquet")
 NAME_COLUMNS = ("classname", "class", *LABEL_COLUMNS)  # the name before the number, where a table has both
 SPLIT_COLUMNS = ("split", "part", "subset", "partition")
 GROUP_COLUMNS = ("group", "groupid")
@@ -60,6 +59,14 @@ class Row:
     columns: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class ReadTable:
+    """The rows of a table, and a note on what its columns were taken for."""
+
+    rows: list[Row]
+    note: str
+
+
 def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     """Read the tables of the folder or archive and compare them with its files; says what was left out.
 
@@ -67,10 +74,12 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     """
     tree = obtain_tree(params, run, raw_dir)
     where = show_place(params)
-    rows = read_rows(tree, params.table, where)
+    tables = read_tables(tree, params.table, where)
+    rows = [row for table in tables for row in table.rows]
     check_rows(rows)
+    check_parts(rows, where)
     check_files(rows, tree, where)
-    notes = [*tree.notes, *describe_strangers(rows, tree)]
+    notes = [*tree.notes, *(table.note for table in tables), *describe_strangers(rows, tree)]
     info = describe_tree(params, raw_dir, sorted({row.label for row in rows}), notes)
     return info.model_copy(update={"table": params.table.model_dump()})
 
@@ -78,8 +87,9 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
 def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
     """One record for each row, undecoded; a row whose file is missing has a record that cannot be read."""
     tree = open_tree(source, raw_dir, info)
-    rows = read_rows(tree, TableParams.model_validate(info.table), str(source))
-    keys = make_keys([(row.part, row.below) for row in rows])
+    tables = read_tables(tree, TableParams.model_validate(info.table), str(source))
+    rows = [row for table in tables for row in table.rows]
+    keys = make_keys([(row.part, row.below, row.path) for row in rows])
     missing = FileSlice(source, 0, None)
     return [
         Record(key, row.label, row.part, row.group, escape(row.path), tree.files.get(row.path, missing), row.columns)
@@ -87,8 +97,8 @@ def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
     ]
 
 
-def read_rows(tree: Tree, params: TableParams, where: str) -> list[Row]:
-    """The rows of every table; raises InputError, naming `where`, where there is none or it is unclear which counts."""
+def read_tables(tree: Tree, params: TableParams, where: str) -> list[ReadTable]:
+    """Every table; raises InputError, naming `where`, where there is none or it is unclear which counts."""
     names = find_tables(tree, params, where)
     parts = {name: name_part_of(name) for name in names} if len(names) > 1 else dict.fromkeys(names, "")
     doubled = [name for name in names if len(names) > 1 and list(parts.values()).count(parts[name]) > 1]
@@ -100,7 +110,7 @@ def read_rows(tree: Tree, params: TableParams, where: str) -> list[Row]:
             "fetch.table.file in params.yaml."
         )
     finder = Finder(tree)
-    return [row for name in names for row in read_table(finder, name, parts[name], params)]
+    return [read_table(finder, name, parts[name], params) for name in names]
 
 
 def find_tables(tree: Tree, params: TableParams, where: str) -> list[str]:
@@ -110,13 +120,13 @@ def find_tables(tree: Tree, params: TableParams, where: str) -> list[str]:
     if params.file:
         found = sorted(fnmatch.filter(tree.files, params.file))
         if not found:
-            tables = [name for name in tree.files if name.lower().endswith(ENDINGS)]
+            tables = [name for name in tree.files if name.lower().endswith(TABLES)]
             raise InputError(
                 f"params.yaml: fetch.table.file: {where} has no {params.file}; the tables in it are: "
                 f"{', '.join(map(show_name, tables[:20])) or 'none'}."
             )
         return found
-    tables = [name for name in tree.files if name.lower().endswith(ENDINGS)]
+    tables = [name for name in tree.files if name.lower().endswith(TABLES)]
     if not tables:
         raise InputError(f"{where}: holds no table (.csv, .tsv or .parquet) that names files and labels; add one.")
     depth = min(name.count("/") for name in tables)
@@ -129,11 +139,11 @@ def name_part_of(table: str) -> str:
     return name_part(found.group(1)) if found else ""
 
 
-def read_table(finder: "Finder", name: str, part: str, params: TableParams) -> list[Row]:
-    """The rows of one table, in its order."""
+def read_table(finder: "Finder", name: str, part: str, params: TableParams) -> ReadTable:
+    """The rows of one table, in its order; `part` is where those go that say nothing."""
     shown = show_name(name)
     try:
-        table = parse_table(finder.tree.files[name].read(), shown)
+        table, lines = parse_table(finder.tree.files[name].read(), shown)
     except OSError as error:
         raise InputError(f"{shown}: cannot be read: {error.strerror or error}.") from error
     path_column = choose_column(table, params.path, PATH_COLUMNS, "a file", "path", shown)
@@ -141,20 +151,43 @@ def read_table(finder: "Finder", name: str, part: str, params: TableParams) -> l
     split_column = choose_optional(table, params.split, SPLIT_COLUMNS, "split", shown)
     group_column = choose_optional(table, params.group, GROUP_COLUMNS, "group", shown)
     used = {path_column, label_column, split_column, group_column}
+    if not params.label:
+        check_other_labels(table, label_column, used, shown)
     cells: dict[str, list[str]] = {str(column): table[column].tolist() for column in table.columns}
     further = [column for column in cells if column not in used and column.strip()]  # not the index that pandas wrote
     prefix = choose_image_folder(finder, name, cells[path_column], params)
-    first = 1 if is_parquet(name) else 2  # below the header, as a spreadsheet counts
     rows: list[Row] = []
     for index, (text, label) in enumerate(zip(cells[path_column], cells[label_column], strict=True)):
-        where = f"{shown} row {first + index}"
+        where = f"{shown}, line {lines[index]}"
         path, below = finder.find(prefix, text, where)
-        said = read_part(cells[split_column][index], split_column, where) if split_column else part
-        group = cells[group_column][index] if group_column else ""
-        rows.append(Row(where, path, below, label, said, group, {column: cells[column][index] for column in further}))
+        said = read_part(cells[split_column][index], split_column, where) if split_column else ""
+        group = cells[group_column][index].strip() if group_column else ""
+        columns = {column: cells[column][index] for column in further}
+        rows.append(Row(where, path, below, label, said or part, group, columns))
     if not rows:
         raise InputError(f"{shown}: has no rows; expected one for each image.")
-    return rows
+    return ReadTable(rows, describe_columns(shown, path_column, label_column, split_column, group_column))
+
+
+def describe_columns(name: str, path: str, label: str, split: str, group: str) -> str:
+    """What each column was taken for, since nobody may have said it."""
+    columns = {"files": path, "labels": label, "split": split, "group": group}
+    return f"{name}: " + ", ".join(f"{kind} from `{show_name(column)}`" for kind, column in columns.items() if column)
+
+
+def check_other_labels(table: pd.DataFrame, chosen: str, used: Container[str], name: str) -> None:
+    """Raise InputError where another column that may name labels says something else than the one that was chosen.
+
+    A column that is used for something else names none.
+    """
+    for other in map(str, table.columns):
+        if other not in used and simplify_name(other) in NAME_COLUMNS:
+            pairs = set(zip(table[chosen], table[other], strict=True))
+            if not len(pairs) == table[chosen].nunique() == table[other].nunique():
+                raise InputError(
+                    f"{name}: the columns {chosen!r} and {other!r} may both hold the labels, and they differ; name the "
+                    "right one in fetch.table.label in params.yaml."
+                )
 
 
 def read_part(text: str, column: str, where: str) -> str:
@@ -162,20 +195,18 @@ def read_part(text: str, column: str, where: str) -> str:
     part = name_part(text)
     if text.strip() and not part:
         raise InputError(
-            f"{where}: {column} is {text!r}; expected train, val or test, or blank. If this column means something "
-            f"else, set fetch.table.split to {NONE!r} in params.yaml."
+            f"{where}: {show_name(column)} is {text!r}; expected train, val or test, or blank. If this column "
+            f"means something else, set fetch.table.split to {NONE!r} in params.yaml."
         )
     return part
 
 
-def is_parquet(name: str) -> bool:
-    """Whether the name of a table says that it is a Parquet file."""
-    return name.lower().endswith(".parquet")
-
-
-def parse_table(data: bytes, name: str) -> pd.DataFrame:
-    """The table as text in every cell, '' where a cell is empty."""
-    return parse_parquet(data, name) if is_parquet(name) else parse_text_table(data, Path(name))
+def parse_table(data: bytes, name: str) -> tuple[pd.DataFrame, list[int]]:
+    """The table as text in every cell, '' where a cell is empty, and where each row stands: its line, or its number."""
+    if not name.lower().endswith(".parquet"):
+        return parse_numbered_table(data, Path(name))
+    table = parse_parquet(data, name)
+    return table, list(range(1, len(table) + 1))
 
 
 def parse_parquet(data: bytes, name: str) -> pd.DataFrame:
@@ -253,10 +284,18 @@ class Finder:
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.composed = {unicodedata.normalize("NFC", name): name for name in tree.files}
+        stems = {name: posixpath.splitext(name)[0] for name in tree.files}
+        counts = Counter(stems.values())
+        self.without_ending = {stem: name for name, stem in stems.items() if counts[stem] == 1}
 
     def locate(self, path: str) -> str:
-        """The file of this path, or of the same accents in another form; '' where there is none."""
-        return path if path in self.tree.files else self.composed.get(unicodedata.normalize("NFC", path), "")
+        """The file of this path, of the same accents in another form, or the only one that has an ending more.
+
+        '' where there is none.
+        """
+        if path in self.tree.files:
+            return path
+        return self.composed.get(unicodedata.normalize("NFC", path), "") or self.without_ending.get(path, "")
 
     def holds(self, prefix: str, text: str) -> bool:
         """Whether `text` names a file below `prefix`."""
@@ -298,6 +337,19 @@ def check_rows(rows: Sequence[Row]) -> None:
         raise InputError(list_findings("files that several rows name", twice, "Leave one row for each file."))
 
 
+def check_parts(rows: Sequence[Row], where: str) -> None:
+    """Raise InputError, naming `where`, where rows have parts that make no sense: no train, or nothing but it."""
+    counts = Counter(row.part for row in rows)
+    said = ", ".join(f"{count} {part or 'blank'}" for part, count in sorted(counts.items()))
+    if (counts["val"] or counts["test"]) and not counts["train"] and not counts[""]:
+        raise InputError(f"{where}: no row is marked as train ({said}); mark those to learn from.")
+    if counts["train"] and counts[""] and not counts["val"] and not counts["test"]:
+        raise InputError(
+            f"{where}: rows are marked as train or not at all ({said}); mark val and test too, or set "
+            f"fetch.table.split to {NONE!r} in params.yaml, which deals all rows."
+        )
+
+
 def check_files(rows: Sequence[Row], tree: Tree, where: str) -> None:
     """Raise InputError where no row's file is there; single ones are rejected when the images are checked."""
     missing = [f"{row.where}: {show_name(row.path)}" for row in rows if row.path not in tree.files]
@@ -322,7 +374,7 @@ def describe_strangers(rows: Sequence[Row], tree: Tree) -> list[str]:
     unnamed = [
         show_name(name)
         for name in tree.files
-        if name not in named and not name.lower().endswith(ENDINGS) and name.startswith(tuple(homes))
+        if name not in named and not name.lower().endswith(TABLES) and name.startswith(tuple(homes))
     ]
     if unnamed:
         notes.append(list_findings("files that no row names were left out", unnamed))

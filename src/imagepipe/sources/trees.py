@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams, find_cache_root
 from imagepipe.sources import download
 from imagepipe.sources.archive import list_members, repack_archive
-from imagepipe.sources.names import describe_litter, escape, is_litter
+from imagepipe.sources.names import describe_litter, escape, is_litter, show_name
 from imagepipe.sources.params import NO_FOLDER, FetchParams
 from imagepipe.sources.records import FileSlice, SourceInfo
 
 FILES = "files.tar"  # the members of the user's archive, in data/raw
 ARCHIVE_ENDING = re.compile(r"(\.tar)?\.\w+$")
 NOT_STATED = "not stated"
+TABLES = (".csv", ".tsv", ".parquet")  # endings of files that a table is read from
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ def obtain_tree(params: FetchParams, run: RunParams, raw_dir: Path) -> Tree:
             )
         warn_untracked(path)
         return list_folder(path)
+    if path.is_file() and path.suffix.lower() in TABLES:
+        raise InputError(
+            f"params.yaml: fetch.path: {path} is a table; name its folder there, set fetch.source to `table` and "
+            f"fetch.table.file to {path.name}."
+        )
     if not path.is_file():
         found = "neither a folder nor a file" if path.exists() else "not there"
         raise InputError(f"params.yaml: fetch.path: {path} is {found}; name a folder or an archive.")
@@ -123,6 +129,7 @@ def list_folder(root: Path) -> Tree:
     files: dict[str, FileSlice] = {}
     folders: set[str] = set()
     left_out: Counter[str] = Counter()
+    others: list[str] = []
     waiting = [""]
     while waiting:
         below = waiting.pop()
@@ -136,8 +143,13 @@ def list_folder(root: Path) -> Tree:
             elif file := slice_file(entry):
                 files[name] = file
             else:
-                left_out[f"{escape(name)} (a link to a folder, or no plain file)"] += 1
-    return Tree(dict(sorted(files.items())), frozenset(folders), tuple(describe_litter(left_out)))
+                others.append(show_name(name))
+    notes = describe_litter(left_out)
+    if others:
+        notes.append(
+            list_findings("links to folders and what is no plain file are not followed or read", sorted(others))
+        )
+    return Tree(dict(sorted(files.items())), frozenset(folders), tuple(notes))
 
 
 def scan_folder(folder: Path) -> list[os.DirEntry[str]]:

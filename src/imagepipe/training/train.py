@@ -47,6 +47,12 @@ def train_model(
             f"{manifests_dir}: the test split is empty, so nothing could be evaluated; raise "
             "split.fractions.test in params.yaml."
         )
+    learnt = [name for name, count in info.counts["train"].items() if count]
+    if len(learnt) < 2:
+        raise InputError(
+            f"{manifests_dir}/train.csv: has images of {len(learnt)} class only ({', '.join(map(repr, learnt))}); a "
+            "classifier needs two. Is the source read as it is meant (fetch.source, fetch.path, fetch.classes)?"
+        )
     train, val = (open_split(manifests_dir, images_dir, split, info) for split in ("train", "val"))
     options = LoaderOptions(workers=workers, jobs=jobs)
     model = build_classifier(describe_model(params, info, manifests_dir), derive_seed(params.seed, "weights"))
