@@ -374,7 +374,8 @@ def resize(records: list[Record], number: int, shape: tuple[int, ...]) -> list[R
 
 SEVERAL_SIZES = (
     r"^images of several modes or sizes \(2\):\n  6 of L 5×4, the first made#0\n  2 of L 4×5, the first made#2\n"
-    r"A batch needs images of one kind: set split\.image\.height and split\.image\.width in params\.yaml\.$"
+    r"A batch needs images of one kind: set split\.image\.height and split\.image\.width \(the images are "
+    r"4 to 5 wide and 4 to 5 high\) in params\.yaml\.$"
 )
 SEVERAL_MODES = (
     r"^images of several modes or sizes \(2\):\n  3 of {} 5×4, the first made#\d\n  1 of {} 5×4, the first made#\d\n"

@@ -261,7 +261,10 @@ def test_recommends_a_sampler_from_ten_on() -> None:
 
 def test_cautions_where_a_class_has_too_few_images() -> None:
     found = recommend_measure({"a": 20, "b": 19, "c": 18, "d": 0}, 1.5)
-    assert found.startswith("train's largest class is 1.11 times its smallest: train as it is")
+    assert found.startswith(
+        "no weight helps 'd', of which train has no image; of the others, train's largest class is 1.11 times its "
+        "smallest: train as it is"
+    )
     assert "Caution: 2 classes have fewer than 20 train images (fewest: 18 of 'c')" in found
     assert "Caution: 1 class has fewer than 20 train images (fewest: 1 of 'b')" in recommend_measure(
         {"a": 100, "b": 1}, 1.5
@@ -385,7 +388,7 @@ def test_the_stage_warns_or_fails_as_its_params_say(tmp_path: Path) -> None:
     warned = run_balance(tmp_path, "warn")
     assert warned.returncode == 0
     assert warned.stderr.startswith("balance: warning: val: no image of 1 class of train ('NA')")
-    assert warned.stdout.startswith("balance: train's largest class is 1 times its smallest: train as it is")
+    assert warned.stdout.startswith("balance: train's classes are of one size: train as it is")
     assert warned.stdout.endswith("balance: uneven, see balance/balance.png\n")
 
 

@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
         try:
-            self.server.answers[self.path](self)
+            self.server.answers.get(self.path, lambda handler: handler.answer(404))(self)
         except OSError:
             self.close_connection = True  # the client gave up, as it should
 

@@ -5,9 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams
 from imagepipe.sources import download, torchvision_exports, torchvision_sets
-from imagepipe.sources.params import FetchParams, TableParams
 from imagepipe.sources.records import FileSlice, Record, SourceInfo
 from imagepipe.sources.torchvision_exports import (
     EXPORTS,
@@ -38,22 +35,10 @@ from imagepipe.sources.torchvision_exports import (
     route_downloads,
     tell_apart,
 )
+from tests.sources.loopback import Handler, LoopbackServer, serve
+from tests.sources.made import make_params
 
 FAKE = "size=7 image_size=3x4x5 num_classes=3 random_offset=10"
-
-
-def make_params(name: str, options: str = "", max_gigabytes: int = 20) -> FetchParams:
-    return FetchParams(
-        source="torchvision",
-        name=name,
-        options=options,
-        path="data/source",
-        url="",
-        sha256="",
-        max_gigabytes=max_gigabytes,
-        classes="data/classes/all.csv",
-        table=TableParams(file="", images="", path="", label="", split="", group=""),
-    )
 
 
 def make_run(mirror: str = "", cache_dir: str = "") -> RunParams:
@@ -72,7 +57,9 @@ class Home:
 
     def fetch(self, name: str, options: str = "", mirror: str | None = None, max_gigabytes: int = 20) -> SourceInfo:
         run = make_run(str(self.mirror) if mirror is None else mirror, str(self.cache))
-        return torchvision_sets.fetch(make_params(name, options, max_gigabytes), run, self.raw_dir)
+        return torchvision_sets.fetch(
+            make_params("torchvision", name=name, options=options, max_gigabytes=max_gigabytes), run, self.raw_dir
+        )
 
     def read(self, name: str, options: str = "", mirror: str | None = None) -> tuple[list[Record], SourceInfo]:
         info = self.fetch(name, options, mirror)
@@ -201,7 +188,7 @@ def test_wrong_options_are_named(home: Home, name: str, options: str, expected: 
 
 def test_options_become_what_torchvision_takes() -> None:
     def read(name: str, options: str) -> dict[str, object]:
-        return read_options(make_params(name, options), EXPORTS[name].options)
+        return read_options(make_params("torchvision", name=name, options=options), EXPORTS[name].options)
 
     assert read("FakeData", FAKE) == {"size": 7, "image_size": (3, 4, 5), "num_classes": 3, "random_offset": 10}
     assert read("Places365", "small=true split=train-challenge") == {"small": True, "split": "train-challenge"}
@@ -552,50 +539,15 @@ def test_a_table_and_a_tar_that_differ_are_named(home: Home) -> None:
 BODY = bytes(range(256)) * 300
 
 
-class LoopbackServer(ThreadingHTTPServer):
-    """Answers each path as `answers` says, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[str, Callable[[Handler], object]] = {}
-        self.asked: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: LoopbackServer  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        self.server.answers.get(self.path, lambda handler: handler.answer(404))(self)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing on the test's output."""
-
-    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in ({"Content_Length": str(len(body))} | headers).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(download, "PAUSE", 0)
-    with LoopbackServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serve() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
-def serve(body: bytes) -> Callable[[Handler], object]:
+def send(body: bytes) -> Callable[[Handler], object]:
     return lambda handler: handler.answer(200, body)
 
 
@@ -626,7 +578,7 @@ AIRCRAFT = "fgvc-aircraft-2013b.tar.gz"
 
 
 def test_a_download_is_kept_and_what_was_unpacked_is_not(home: Home, server: LoopbackServer) -> None:
-    server.answers[f"/{AIRCRAFT}"] = serve(pack_aircraft(home, "Boeing 737\nDash 8\n"))
+    server.answers[f"/{AIRCRAFT}"] = send(pack_aircraft(home, "Boeing 737\nDash 8\n"))
     records, info = home.read("FGVCAircraft", "annotation_level=family", mirror=server.url)
     assert [(record.part, record.class_name) for record in records] == [
         ("train", "Boeing 737"),
@@ -643,18 +595,18 @@ def test_a_download_is_kept_and_what_was_unpacked_is_not(home: Home, server: Loo
 
 def test_a_download_that_torchvision_cannot_use_is_forgotten(home: Home, server: LoopbackServer) -> None:
     whole = pack_aircraft(home, "Boeing 737\n")
-    server.answers[f"/{AIRCRAFT}"] = serve(whole[: len(whole) // 2])
+    server.answers[f"/{AIRCRAFT}"] = send(whole[: len(whole) // 2])
     with pytest.raises(
         EnvironmentFault, match=r"^FGVCAircraft: what was downloaded cannot be used \(Compressed file end"
     ):
         home.fetch("FGVCAircraft", "annotation_level=family", mirror=server.url)
     assert list_names(home.cache) == []
-    server.answers[f"/{AIRCRAFT}"] = serve(whole)
+    server.answers[f"/{AIRCRAFT}"] = send(whole)
     assert home.fetch("FGVCAircraft", "annotation_level=family", mirror=server.url).classes == ["Boeing 737"]
 
 
 def test_a_wrong_checksum_is_torchvisions_to_find(home: Home, server: LoopbackServer) -> None:
-    server.answers["/semeion.data"] = serve(BODY)
+    server.answers["/semeion.data"] = send(BODY)
     with pytest.raises(EnvironmentFault) as caught:
         home.fetch("SEMEION", mirror=server.url)
     message = str(caught.value)
@@ -671,7 +623,7 @@ def test_a_wrong_checksum_is_torchvisions_to_find(home: Home, server: LoopbackSe
         (cut, r"data\.bin: the connection failed: .*3 attempts\)\.\nWithout a network: set run\.mirror in params", 3),
         (lambda handler: handler.answer(404), r"data\.bin: the server answers 404", 1),
         (lambda handler: handler.answer(503), r"data\.bin: the server answers 503 .*3 attempts\)", 3),
-        (serve(b"<!doctype html><p>Sign in"), r"data\.bin: it is a web page, not the file\.\nWithout", 1),
+        (send(b"<!doctype html><p>Sign in"), r"data\.bin: it is a web page, not the file\.\nWithout", 1),
         (
             lambda handler: handler.answer(302, Location="file:///etc/passwd"),
             r"is not http or https; refused\.\nWithout",
@@ -696,7 +648,7 @@ def test_only_a_complete_file_gets_its_name(
 def test_what_fails_over_https_is_not_tried_over_http(tmp_path: Path, server: LoopbackServer) -> None:
     from torchvision.datasets import utils
 
-    server.answers["/data.bin"] = serve(BODY)  # in plain http, as torchvision's own second attempt would find
+    server.answers["/data.bin"] = send(BODY)  # in plain http, as torchvision's own second attempt would find
     address = f"https://127.0.0.1:{server.server_port}/data.bin"
     with route_downloads("", tmp_path / "cache", 20), pytest.raises(EnvironmentFault, match=f"^{address}: "):
         utils.download_url(address, str(tmp_path / "root"))
@@ -709,7 +661,7 @@ def test_a_download_above_the_wanted_size_is_given_up(
     tmp_path: Path, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torchvision_exports, "GIGABYTE", 50)
-    server.answers["/data.bin"] = serve(BODY)
+    server.answers["/data.bin"] = send(BODY)
     with pytest.raises(EnvironmentFault) as caught:
         keep_download(f"{server.url}/data.bin", tmp_path, 2)
     assert "the body passes 100 bytes and was given up; fetch.max_gigabytes in params.yaml allows 2: " in str(
@@ -738,7 +690,7 @@ def test_a_torchvision_that_cannot_be_routed_is_refused(tmp_path: Path, monkeypa
 
 
 def test_two_urls_of_one_base_name_are_kept_apart(tmp_path: Path, server: LoopbackServer) -> None:
-    server.answers |= {"/a/data.bin": serve(b"a"), "/b/data.bin": serve(b"b")}
+    server.answers |= {"/a/data.bin": send(b"a"), "/b/data.bin": send(b"b")}
     kept = [keep_download(f"{server.url}/{name}/data.bin", tmp_path, 20) for name in "ab"]
     assert [path.read_bytes() for path in kept] == [b"a", b"b"]
     link_file(kept[1], tmp_path / "here.bin")

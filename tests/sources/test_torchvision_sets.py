@@ -19,9 +19,9 @@ from scipy.io import savemat
 from imagepipe import sources
 from imagepipe.core.errors import InputError
 from imagepipe.core.run import RunParams
-from imagepipe.sources.params import FetchParams, TableParams
 from imagepipe.sources.records import Record, SourceInfo, write_source_info
 from imagepipe.sources.torchvision_sets import SETS, fetch, read_records
+from tests.sources.made import make_params
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
@@ -128,20 +128,6 @@ def write_cifar100(folder: Path) -> None:
 # From a folder of such files to records
 
 
-def make_params(name: str, options: str) -> FetchParams:
-    return FetchParams(
-        source="torchvision",
-        name=name,
-        options=options,
-        path="data/source",
-        url="",
-        sha256="",
-        max_gigabytes=20,
-        classes="data/classes/all.csv",
-        table=TableParams(file="", images="", path="", label="", split="", group=""),
-    )
-
-
 def get_pixels(record: Record) -> NDArray[np.uint8]:
     assert isinstance(record.image, np.ndarray)
     return record.image
@@ -165,7 +151,7 @@ class Originals:
 
     def fetch(self, name: str, options: str = "") -> SourceInfo:
         run = RunParams(jobs=1, workers=0, mirror=str(self.folder), cache_dir="")
-        return fetch(make_params(name, options), run, self.raw_dir)
+        return fetch(make_params("torchvision", name=name, options=options), run, self.raw_dir)
 
     def read(self, name: str, options: str = "") -> tuple[list[Record], SourceInfo]:
         self.accept(name)
@@ -516,7 +502,14 @@ print(len(records), *sorted(module for module in sys.modules if module.startswit
 def test_nothing_of_torch_is_imported(originals: Originals, name: str, count: int) -> None:
     write, options, _ = WRITERS[name]
     write(originals.folder)
-    command = [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, make_params(name, options).model_dump_json()]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        WITHOUT_TORCH,
+        make_params("torchvision", name=name, options=options).model_dump_json(),
+    ]
     done = subprocess.run(
         [*command, str(originals.folder), str(originals.raw_dir)], capture_output=True, text=True, check=False
     )

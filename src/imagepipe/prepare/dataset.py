@@ -232,8 +232,12 @@ def describe_images(records: Sequence[Record], facts: Mapping[str, ImageFacts]) 
             f"{count} of {kind[0]} {kind[1]}×{kind[2]}, the first {first[kind]}" for kind, count in kinds.most_common()
         ]
         keys = ["split.image.mode (L or RGB)"] if len({mode for mode, _, _ in kinds}) > 1 else []
-        if len({(width, height) for _, width, height in kinds}) > 1:
-            keys.append("split.image.height and split.image.width")
+        widths, heights = {width for _, width, _ in kinds}, {height for _, _, height in kinds}
+        if len(widths) > 1 or len(heights) > 1:
+            keys.append(
+                "split.image.height and split.image.width (the images are "
+                f"{min(widths)} to {max(widths)} wide and {min(heights)} to {max(heights)} high)"
+            )
         remedy = f"A batch needs images of one kind: set {' and '.join(keys)} in params.yaml."
         raise InputError(list_findings("images of several modes or sizes", shown, remedy))
     ((mode, width, height),) = kinds

@@ -280,7 +280,12 @@ def recommend_measure(train: dict[str, int], max_ratio: float) -> str:
     """
     least = find_minority(train)
     ratio = train[find_majority(train)] / train[least]
-    spread = f"train's largest class is {ratio:.3g} times its smallest"
+    spread = (
+        "train's classes are of one size" if ratio == 1 else f"train's largest class is {ratio:.3g} times its smallest"
+    )
+    empty = [name for name, count in train.items() if not count]
+    if empty:
+        spread = f"no weight helps {quote_names(empty)}, of which train has no image; of the others, {spread}"
     if ratio <= max_ratio:
         measure = f"{spread}: train as it is, without weights."
     elif ratio < SAMPLER_RATIO:
