@@ -298,5 +298,5 @@ def test_an_archive_behind_a_url_needs_its_hash_once(place: Path, tmp_path: Path
         with modify_yaml(place / "params.yaml") as params:
             params["fetch"]["sha256"] = found
     printed = run_stages(place, "data/source", "balance")  # the server is gone, the download was kept
-    assert "fetch: pets: 3 classes" in printed
+    assert "fetch: pets: classes: 3 ('a', 'b', 'c')" in printed
     assert "30 encoded" in printed
