@@ -2,7 +2,6 @@ import hashlib
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -13,20 +12,12 @@ from imagepipe.sources import download as module
 from imagepipe.sources import remote
 from imagepipe.sources.download import RemoteFile, Terms, download, name_download, obtain_archive, obtain_file
 from imagepipe.sources.remote import Reader, read_http, read_storage
-from tests.sources.loopback import Handler, LoopbackServer, redirect, serve
+from tests.sources.loopback import Handler, LoopbackServer, redirect
 
 BODY = bytes(range(256)) * 300
 MD5 = hashlib.md5(BODY).hexdigest()
 SHA256 = hashlib.sha256(BODY).hexdigest()
 EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(module, "PAUSE", 0)
-    with serve() as server:
-        yield server
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.io import savemat
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams
-from imagepipe.sources import download, torchvision_exports, torchvision_sets
+from imagepipe.sources import torchvision_exports, torchvision_sets
 from imagepipe.sources.records import FileSlice, Record, SourceInfo
 from imagepipe.sources.torchvision_exports import (
     EXPORTS,
@@ -35,7 +35,7 @@ from imagepipe.sources.torchvision_exports import (
     route_downloads,
     tell_apart,
 )
-from tests.sources.loopback import Handler, LoopbackServer, serve
+from tests.sources.loopback import Handler, LoopbackServer
 from tests.sources.made import make_params
 
 FAKE = "size=7 image_size=3x4x5 num_classes=3 random_offset=10"
@@ -537,14 +537,6 @@ def test_a_table_and_a_tar_that_differ_are_named(home: Home) -> None:
 
 
 BODY = bytes(range(256)) * 300
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0)
-    with serve() as server:
-        yield server
 
 
 def send(body: bytes) -> Callable[[Handler], object]:

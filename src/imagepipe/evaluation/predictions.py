@@ -45,11 +45,11 @@ def predict_splits(
     info = read_dataset_info(manifests_dir / "dataset.json")
     check_fit(model.info, info, model_path)
     check_manifests(model.info, manifests_dir, model_path)
-    check_leaks(manifests_dir, info)
+    manifests = {split: read_split(manifests_dir, split, info) for split in ("val", "test")}
+    check_leaks(manifests["test"], manifests_dir, info)
     tables: list[pd.DataFrame] = []
-    for split in ("val", "test"):
+    for split, manifest in manifests.items():
         path = manifests_dir / f"{split}.csv"
-        manifest = read_split(manifests_dir, split, info)
         if manifest.empty:
             if split == "test":
                 raise InputError(f"{path}: the test split is empty; raise split.fractions.test in params.yaml.")
@@ -84,11 +84,11 @@ def check_manifests(model: "ModelInfo", manifests_dir: Path, model_path: Path) -
             raise InputError(f"{path}: not the manifest that {model_path} was made from; train it again.")
 
 
-def check_leaks(manifests_dir: Path, info: DatasetInfo) -> None:
+def check_leaks(test: pd.DataFrame, manifests_dir: Path, info: DatasetInfo) -> None:
     """Raise InputError where test holds the very pixels of a train image and nobody decided to keep that."""
     if info.leaks.policy == "keep":
         return
-    train, test = (read_split(manifests_dir, split, info) for split in ("train", "test"))
+    train = read_split(manifests_dir, "train", info)
     trained = dict(zip(train["pixel_sha256"], train["path"], strict=True))
     shared = [
         f"{path} is {trained[pixels]} of train"

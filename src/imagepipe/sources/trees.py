@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams, find_cache_root
-from imagepipe.sources import download
 from imagepipe.sources.archive import list_members, repack_archive
+from imagepipe.sources.download import obtain_archive
 from imagepipe.sources.names import describe_litter, escape, is_litter, show_name
 from imagepipe.sources.params import NO_FOLDER, FetchParams
 from imagepipe.sources.records import FileSlice, SourceInfo
@@ -50,7 +50,7 @@ def obtain_tree(params: FetchParams, run: RunParams, raw_dir: Path) -> Tree:
             raise InputError(
                 f"params.yaml: fetch.path is {params.path} and fetch.url is given too; with a url it is {NO_FOLDER}."
             )
-        archive = download.obtain_archive(params.url, params.sha256, most_bytes, find_cache_root(run))
+        archive = obtain_archive(params.url, params.sha256, most_bytes, find_cache_root(run))
         return unpack(archive, raw_dir, most_bytes)
     path = Path(params.path)
     if path.is_dir():
