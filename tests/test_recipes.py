@@ -17,6 +17,7 @@ from imagepipe.recipes import (
     read_committed,
     use_recipe,
 )
+from tests.core.made import make_run
 
 RECIPES = sorted(path.name for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 PARAMS = Path("params.yaml")
@@ -122,7 +123,7 @@ def test_keeps_the_run_section() -> None:
     edit_params("  mirror: ''", "  mirror: /mnt/sets")
     quick = make_recipe("quick", "train:\n  lr: 0.5\nrun:\n  jobs: 8\n")
     assert use_recipe(quick)
-    assert read_params()["run"] == {"jobs": 3, "workers": 0, "mirror": "/mnt/sets", "cache_dir": ""}
+    assert read_params()["run"] == make_run(jobs=3, mirror="/mnt/sets").model_dump()
     assert read_params()["train"]["lr"] == 0.5
     assert not use_recipe(quick)
 

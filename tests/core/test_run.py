@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import joblib
@@ -5,11 +6,8 @@ import platformdirs
 import pytest
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.run import RunParams, count_jobs, find_cache_root, load_run_params
-
-
-def make_run(jobs: int = 0, cache_dir: str = "") -> RunParams:
-    return RunParams(jobs=jobs, workers=0, mirror="", cache_dir=cache_dir)
+from imagepipe.core.run import count_jobs, find_cache_root, load_run_params
+from tests.core.made import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +17,9 @@ def no_cache_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reads_the_section_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("run:\n  jobs: 3\n  workers: 1\n  mirror: /mnt\n  cache_dir: ''\n")
-    assert load_run_params() == RunParams(jobs=3, workers=1, mirror="/mnt", cache_dir="")
+    wanted = {"jobs": 3, "workers": 1, "engine": "ray", "mirror": "/mnt", "cache": "off", "memory_gigabytes": 0.5}
+    Path("params.yaml").write_text(json.dumps({"run": make_run(**wanted).model_dump()}))  # which is YAML too
+    assert load_run_params() == make_run(**wanted)
 
 
 @pytest.mark.parametrize(
@@ -29,14 +28,18 @@ def test_reads_the_section_of_the_working_folder(tmp_path: Path, monkeypatch: py
         ("jobs: -1", "params.yaml:2: run.jobs: found -1; expected greater than or equal to 0"),
         ("jobs: 1025", "params.yaml:2: run.jobs: found 1025; expected less than or equal to 1024"),
         ("workers: 257", "params.yaml:2: run.workers: found 257; expected less than or equal to 256"),
+        ("engine: spark", "params.yaml:2: run.engine: found spark; expected 'local' or 'ray'"),
+        ("cache: no", "params.yaml:2: run.cache: found no; expected 'on' or 'off'"),
+        ("cache_gigabytes: 0", "params.yaml:2: run.cache_gigabytes: found 0; expected greater than 0"),
+        ("memory_gigabytes: -1", "params.yaml:2: run.memory_gigabytes: found -1; expected greater than or equal to 0"),
         ("mirror: 8080", "params.yaml:2: run.mirror: found 8080; expected a valid string; put it in quotes to mean te"),
     ],
 )
 def test_refuses_what_is_out_of_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, problem: str) -> None:
     monkeypatch.chdir(tmp_path)
-    good = {"jobs": "jobs: 0", "workers": "workers: 0", "mirror": "mirror: ''", "cache_dir": "cache_dir: ''"}
-    del good[line.split(":")[0]]
-    Path("params.yaml").write_text("\n  ".join(["run:", line, *good.values()]))
+    wrong = line.split(":")[0]
+    good = [f"{name}: {value!r}" for name, value in make_run().model_dump().items() if name != wrong]
+    Path("params.yaml").write_text("\n  ".join(["run:", line, *good]))
     with pytest.raises(InputError) as caught:
         load_run_params()
     assert problem in str(caught.value)

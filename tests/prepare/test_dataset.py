@@ -12,11 +12,12 @@ from imagepipe.core.config import load_section
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import hash_file
 from imagepipe.core.manifest import COLUMNS, SPLITS, check_labels, hash_pixels, read_dataset_info, read_manifest
+from imagepipe.core.slices import FileSlice
 from imagepipe.core.tables import read_text_table
 from imagepipe.prepare.dataset import Prepared, prepare_dataset
 from imagepipe.prepare.images import encode_png
 from imagepipe.prepare.params import SplitParams
-from imagepipe.sources.records import FileSlice, Record, SourceInfo
+from imagepipe.sources.records import Record, SourceInfo
 
 MakeRecords = Callable[..., list[Record]]
 

@@ -19,11 +19,12 @@ from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import hash_bytes, hash_file
 from imagepipe.core.manifest import hash_pixels
 from imagepipe.core.parallel import FEW
+from imagepipe.core.slices import FileSlice
 from imagepipe.prepare import store
 from imagepipe.prepare.images import ImageFacts, encode_png
 from imagepipe.prepare.params import ImageParams, SplitParams
 from imagepipe.prepare.store import Examined, cut_chunks, open_store
-from imagepipe.sources.records import FileSlice, Record
+from imagepipe.sources.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = load_section("split", SplitParams, ROOT / "recipes" / "base.yaml").image

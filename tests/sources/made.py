@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagepipe.core.run import RunParams
+from imagepipe.core.slices import FileSlice
 from imagepipe.sources import fetch_source, read_records
 from imagepipe.sources.params import FetchParams, TableParams
-from imagepipe.sources.records import FileSlice, Record, SourceInfo
+from imagepipe.sources.records import Record, SourceInfo
+from tests.core.made import make_run
 
-RUN = RunParams(jobs=1, workers=0, mirror="", cache_dir="")
+RUN = make_run()
 NO_TABLE = TableParams(file="", images="", path="", label="", split="", group="")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from imagepipe.core.errors import InputError
+from imagepipe.core.slices import FileSlice
 from imagepipe.sources import folder as folder_source
-from imagepipe.sources.records import FileSlice, Record, SourceInfo
+from imagepipe.sources.records import Record, SourceInfo
 from tests.sources.made import RUN, fetch_and_read, make_params, pack, read_bytes, write_chosen, write_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* lies outside the project")

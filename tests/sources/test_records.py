@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from imagepipe.core.errors import InputError
 from imagepipe.sources.records import (
     ArrayPart,
-    FileSlice,
     Record,
     SourceInfo,
     make_array_records,
@@ -124,30 +123,3 @@ def test_classes_come_as_they_were_chosen_each_once() -> None:
 )
 def test_without_a_choice_classes_come_in_their_own_order(classes: list[str], order: list[str]) -> None:
     assert INFO.model_copy(update={"chosen": [], "classes": classes}).list_classes() == order
-
-
-def test_a_slice_is_all_of_a_file_or_a_piece_of_it(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"0123456789")
-    assert FileSlice(path, 0, 10).read() == b"0123456789"
-    assert FileSlice(path, 3, 4).read() == b"3456"
-    assert FileSlice(path, 3, 0).read() == b""
-
-
-@pytest.mark.parametrize("length", [9, 11])
-def test_a_file_of_another_length_has_changed(tmp_path: Path, length: int) -> None:
-    (tmp_path / "x").write_bytes(b"0123456789")
-    with pytest.raises(OSError, match=f"the file had {length} bytes and has 10 now: it changed while it was read"):
-        FileSlice(tmp_path / "x", 0, length).read()
-
-
-@pytest.mark.parametrize(("offset", "length"), [(8, 3), (20, 1)])
-def test_a_piece_that_is_not_there_was_cut(tmp_path: Path, offset: int, length: int) -> None:
-    (tmp_path / "x").write_bytes(b"0123456789")
-    with pytest.raises(OSError, match="x ends inside this file: it was cut since it was fetched"):
-        FileSlice(tmp_path / "x", offset, length).read()
-
-
-def test_a_file_that_was_never_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no such file"):
-        FileSlice(tmp_path, 0, None).read()

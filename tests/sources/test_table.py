@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagepipe.core.errors import InputError
-from imagepipe.sources.records import FileSlice, Record, SourceInfo
+from imagepipe.core.slices import FileSlice
+from imagepipe.sources.records import Record, SourceInfo
 from tests.sources.made import (
     fetch_and_read,
     make_params,

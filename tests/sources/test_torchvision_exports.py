@@ -15,9 +15,9 @@ from scipy.io import savemat
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import hash_file
-from imagepipe.core.run import RunParams
+from imagepipe.core.slices import FileSlice
 from imagepipe.sources import torchvision_exports, torchvision_sets
-from imagepipe.sources.records import FileSlice, Record, SourceInfo
+from imagepipe.sources.records import Record, SourceInfo
 from imagepipe.sources.torchvision_exports import (
     EXPORTS,
     REFUSED,
@@ -35,14 +35,11 @@ from imagepipe.sources.torchvision_exports import (
     route_downloads,
     tell_apart,
 )
+from tests.core.made import make_run
 from tests.sources.loopback import Handler, LoopbackServer
 from tests.sources.made import make_params
 
 FAKE = "size=7 image_size=3x4x5 num_classes=3 random_offset=10"
-
-
-def make_run(mirror: str = "", cache_dir: str = "") -> RunParams:
-    return RunParams(jobs=1, workers=0, mirror=mirror, cache_dir=cache_dir)
 
 
 class Home:
@@ -56,7 +53,7 @@ class Home:
             made.mkdir()
 
     def fetch(self, name: str, options: str = "", mirror: str | None = None, max_gigabytes: int = 20) -> SourceInfo:
-        run = make_run(str(self.mirror) if mirror is None else mirror, str(self.cache))
+        run = make_run(mirror=str(self.mirror) if mirror is None else mirror, cache_dir=str(self.cache))
         return torchvision_sets.fetch(
             make_params("torchvision", name=name, options=options, max_gigabytes=max_gigabytes), run, self.raw_dir
         )

@@ -18,9 +18,9 @@ from scipy.io import savemat
 
 from imagepipe import sources
 from imagepipe.core.errors import InputError
-from imagepipe.core.run import RunParams
 from imagepipe.sources.records import Record, SourceInfo, write_source_info
 from imagepipe.sources.torchvision_sets import SETS, fetch, read_records
+from tests.core.made import make_run
 from tests.sources.made import make_params
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -150,7 +150,7 @@ class Originals:
         self._monkeypatch.setitem(SETS, name, replace(SETS[name], files=files))
 
     def fetch(self, name: str, options: str = "") -> SourceInfo:
-        run = RunParams(jobs=1, workers=0, mirror=str(self.folder), cache_dir="")
+        run = make_run(mirror=str(self.folder))
         return fetch(make_params("torchvision", name=name, options=options), run, self.raw_dir)
 
     def read(self, name: str, options: str = "") -> tuple[list[Record], SourceInfo]:
@@ -487,12 +487,12 @@ from imagepipe.core.run import RunParams
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.torchvision_sets import SETS, fetch, read_records
 
-given, mirror, raw_dir = sys.argv[1:]
+given, given_run, raw_dir = sys.argv[1:]
 params = FetchParams.model_validate_json(given)
-name = params.name
-files = tuple(replace(file, md5=hash_file(Path(mirror) / file.name, "md5")) for file in SETS[name].files)
+run, name = RunParams.model_validate_json(given_run), params.name
+files = tuple(replace(file, md5=hash_file(Path(run.mirror) / file.name, "md5")) for file in SETS[name].files)
 SETS[name] = replace(SETS[name], files=files)
-info = fetch(params, RunParams(jobs=1, workers=0, mirror=mirror, cache_dir=""), Path(raw_dir))
+info = fetch(params, run, Path(raw_dir))
 records = read_records(Path("data/source"), Path(raw_dir), info)
 print(len(records), *sorted(module for module in sys.modules if module.startswith("torch")))
 """
@@ -511,7 +511,10 @@ def test_nothing_of_torch_is_imported(originals: Originals, name: str, count: in
         make_params("torchvision", name=name, options=options).model_dump_json(),
     ]
     done = subprocess.run(
-        [*command, str(originals.folder), str(originals.raw_dir)], capture_output=True, text=True, check=False
+        [*command, make_run(mirror=str(originals.folder)).model_dump_json(), str(originals.raw_dir)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stderr == ""
     assert done.stdout.split() == [str(count), "torch", "torchvision"]

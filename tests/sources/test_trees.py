@@ -8,8 +8,8 @@ import pytest
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import hash_file
+from imagepipe.core.slices import FileSlice
 from imagepipe.sources.params import FetchParams
-from imagepipe.sources.records import FileSlice
 from imagepipe.sources.trees import (
     describe_tree,
     list_folder,

@@ -10,6 +10,7 @@
 | `pixel_sha256` | SHA-256 of mode, size and decoded pixels (`hash_pixels`) |
 | `width`, `height`, `mode` | pixels, pixels, Pillow mode as stored |
 | `source` | where the image came from |
+| `shard`, `offset`, `length` | only where the images lie in shards: the tar below the image folder, and which bytes |
 | `user:<name>` | the further columns of the user's own table |
 
 Rows are sorted by path. `dataset.json` beside them holds the class names once, in label order.
@@ -32,6 +33,7 @@ from imagepipe.core.tables import read_text_table
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "class", "split", "group", "pixel_sha256", "width", "height", "mode", "source")
+SHARD_COLUMNS = ("shard", "offset", "length")  # only with `split.layout: shards`
 USER = "user:"  # begins the names of the columns that a user's own table brought
 FORMAT = 1
 
@@ -112,9 +114,10 @@ def hash_pixels(mode: str, pixels: NDArray[np.uint8]) -> str:
 def write_manifests(directory: Path, table: pd.DataFrame, info: DatasetInfo) -> None:
     """Write one CSV for each split and `dataset.json` into an existing folder.
 
-    `table` has every column of COLUMNS, and those of the user's own.
+    `table` has every column of COLUMNS, those of SHARD_COLUMNS or none, and those of the user's own.
     """
-    columns = [*COLUMNS, *list_user_columns(table)]
+    shards = SHARD_COLUMNS if "shard" in table.columns else ()
+    columns = [*COLUMNS, *shards, *list_user_columns(table)]
     ordered = table.sort_values("path")
     for split in SPLITS:
         write_csv(directory / f"{split}.csv", ordered[ordered["split"] == split].loc[:, columns])
@@ -127,15 +130,16 @@ def list_user_columns(table: pd.DataFrame) -> list[str]:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """A manifest as a table: text in every column, but int64 in `label`, `width` and `height`.
+    """A manifest as a table: text in every column, but int64 in `label`, `width`, `height`, `offset` and `length`.
 
     Raises InputError for a file that is absent or is not one of our manifests.
     """
     table = read_text_table(path)
-    missing = [name for name in COLUMNS if name not in table.columns]
+    expected = (*COLUMNS, *SHARD_COLUMNS) if "shard" in table.columns else COLUMNS
+    missing = [name for name in expected if name not in table.columns]
     if missing:
         raise InputError(f"{path}: the columns {', '.join(missing)} are missing; write it anew with the split stage.")
-    for name in ("label", "width", "height"):
+    for name in table.columns.intersection(["label", "width", "height", "offset", "length"]):
         wrong = [
             f"row {row}: {name} is {value!r}"
             for row, value in enumerate(table[name], start=2)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import joblib
 import platformdirs
@@ -16,8 +16,13 @@ class RunParams(Params):
 
     jobs: Annotated[int, Field(ge=0, le=1024)]
     workers: Annotated[int, Field(ge=0, le=256)]
+    engine: Literal["local", "ray"]
+    ray_address: str
     mirror: str
     cache_dir: str
+    cache: Literal["on", "off"]
+    cache_gigabytes: Annotated[float, Field(gt=0)]
+    memory_gigabytes: Annotated[float, Field(ge=0)]
 
 
 def load_run_params() -> RunParams:
@@ -31,6 +36,6 @@ def count_jobs(run: RunParams) -> int:
 
 
 def find_cache_root(run: RunParams) -> Path:
-    """Where downloads live: `IMAGEPIPE_CACHE`, else `run.cache_dir`, else the user's cache folder."""
+    """Where downloads and decoded pixels live: `IMAGEPIPE_CACHE`, `run.cache_dir`, or the user's cache folder."""
     named = os.environ.get("IMAGEPIPE_CACHE") or run.cache_dir
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("imagepipe"))

@@ -75,7 +75,7 @@ class SplitParams(Params):
     limit_choice: Literal["balanced", "random"]
     leaks: Literal["auto", "error", "drop", "keep"]
     near_distance: Annotated[int, Field(ge=-1, le=8)]
-    layout: Literal["single", "folders"]
+    layout: Literal["single", "folders", "shards"]
 
     @model_validator(mode="after")
     def fold_exists(self) -> Self:

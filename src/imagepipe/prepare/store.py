@@ -24,6 +24,7 @@ from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import hash_bytes, hash_file, report_write_errors, write_csv, write_text
 from imagepipe.core.manifest import hash_pixels
 from imagepipe.core.parallel import Limits, Lost, map_chunks, map_contained
+from imagepipe.core.slices import FileSlice
 from imagepipe.core.tables import read_text_table
 from imagepipe.prepare.images import (
     ImageFacts,
@@ -37,7 +38,7 @@ from imagepipe.prepare.images import (
     name_recipe,
 )
 from imagepipe.prepare.params import ImageParams
-from imagepipe.sources.records import FileSlice, Record
+from imagepipe.sources.records import Record
 
 INDEX = "index.csv"
 INDEX_HASH = "index.csv.sha256"  # what is read back from the index is believed only when its hash is this

@@ -28,8 +28,8 @@ from typing import IO, NoReturn, cast
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import report_write_errors
+from imagepipe.core.slices import FileSlice
 from imagepipe.sources.names import MOST_NAME, count_noun, describe_litter, find_litter, fold_name, shorten, show_name
-from imagepipe.sources.records import FileSlice
 
 BLOCK = 2**16  # bytes read at once
 MOST_HEADER = 2**14  # bytes of an extended tar header, which tarfile reads at once and searches in quadratic time

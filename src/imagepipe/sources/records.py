@@ -1,6 +1,5 @@
 """Record: one labelled image on its way from a source to the split; SourceInfo: what is known of all of them."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,32 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import write_json
 from imagepipe.core.manifest import order_classes
-
-
-@dataclass(frozen=True, slots=True)
-class FileSlice:
-    """The bytes of one image file: all of a file in a folder, or a member of a tar.
-
-    `offset` and `length` are bytes; `length` is None where no such file was found.
-    """
-
-    path: Path
-    offset: int
-    length: int | None
-
-    def read(self) -> bytes:
-        """The bytes; raises OSError where the file is gone or has not the length that it had."""
-        if self.length is None:
-            raise FileNotFoundError("there is no such file")
-        with self.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(self.offset)
-            data = file.read(self.length)
-        if self.offset and len(data) != self.length:  # a member of a tar, which begins after its header
-            raise OSError(f"{self.path.name} ends inside this file: it was cut since it was fetched")
-        if not self.offset and not size == len(data) == self.length:
-            raise OSError(f"the file had {self.length} bytes and has {size} now: it changed while it was read")
-        return data
+from imagepipe.core.slices import FileSlice
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import pandas as pd
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.run import RunParams
+from imagepipe.core.slices import FileSlice
 from imagepipe.core.tables import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
@@ -30,7 +31,7 @@ from imagepipe.core.tables import (
 from imagepipe.sources.keys import make_keys
 from imagepipe.sources.names import escape, name_part, show_name
 from imagepipe.sources.params import FetchParams, TableParams
-from imagepipe.sources.records import FileSlice, Record, SourceInfo
+from imagepipe.sources.records import Record, SourceInfo
 from imagepipe.sources.trees import TABLES, Tree, describe_tree, obtain_tree, open_tree, show_place
 
 READS_DISK = True

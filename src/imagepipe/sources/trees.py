@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import hash_file
 from imagepipe.core.run import RunParams, find_cache_root
+from imagepipe.core.slices import FileSlice
 from imagepipe.sources.archive import list_members, repack_archive
 from imagepipe.sources.download import obtain_archive
 from imagepipe.sources.names import describe_litter, escape, is_litter, show_name
 from imagepipe.sources.params import NO_FOLDER, FetchParams
-from imagepipe.sources.records import FileSlice, SourceInfo
+from imagepipe.sources.records import SourceInfo
 
 FILES = "files.tar"  # the members of the user's archive, in data/raw
 ARCHIVE_ENDING = re.compile(r"(\.tar)?\.\w+$")

@@ -1,0 +1,92 @@
+"""Where the bytes of an image file are: a file of its own, or a part of a tar that holds many."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """The bytes of one image file: all of a file in a folder, or a member of a tar.
+
+    `offset` and `length` are bytes; `length` is None where no such file was found.
+    """
+
+    path: Path
+    offset: int
+    length: int | None
+
+    def read(self) -> bytes:
+        """The bytes; raises OSError where the file is gone or has not the length that it had."""
+        if self.length is None:
+            raise FileNotFoundError("there is no such file")
+        with self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(self.offset)
+            data = file.read(self.length)
+        if self.offset and len(data) != self.length:  # a member of a tar, which begins after its header
+            raise OSError(f"{self.path.name} ends inside this file: it was cut since it was fetched")
+        if not self.offset and not size == len(data) == self.length:
+            raise OSError(f"the file had {self.length} bytes and has {size} now: it changed while it was read")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """The image files that the rows of a table name, in their order, without a Python object for each.
+
+    `names` (N,) are paths below `folder`. Where the images lie in shards, `shards` (N,) are the tars' names in
+    `folder`, and `offsets` and `lengths` (N,) int64 say which bytes of them; else all three are None.
+    """
+
+    folder: Path
+    names: NDArray[np.object_]
+    shards: NDArray[np.object_] | None = None
+    offsets: NDArray[np.int64] | None = None
+    lengths: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def describe(self, index: int) -> str:
+        """Where an image is, for messages."""
+        if self.shards is None:
+            return str(self.folder / self.names[index])
+        return f"{self.folder / self.shards[index]} ({self.names[index]})"
+
+    def read(self, index: int) -> bytes:
+        """The bytes of one image file; raises OSError where they are not there."""
+        if self.shards is None or self.offsets is None or self.lengths is None:
+            return (self.folder / self.names[index]).read_bytes()
+        return FileSlice(self.folder / self.shards[index], int(self.offsets[index]), int(self.lengths[index])).read()
+
+    def take(self, positions: slice | NDArray[np.int64] | Sequence[int]) -> "ImageFiles":
+        """Those at `positions`, in that order."""
+        if self.shards is None or self.offsets is None or self.lengths is None:
+            return ImageFiles(self.folder, self.names[positions])
+        return ImageFiles(
+            self.folder,
+            self.names[positions],
+            self.shards[positions],
+            self.offsets[positions],
+            self.lengths[positions],
+        )
+
+
+def list_image_files(table: pd.DataFrame, folder: Path, column: str = "path") -> ImageFiles:
+    """The files of the rows: the paths in `column` below `folder`, or the slices of the shards that the table names."""
+    names = table[column].to_numpy(dtype=object)
+    if "shard" not in table.columns:
+        return ImageFiles(folder, names)
+    return ImageFiles(
+        folder,
+        names,
+        table["shard"].to_numpy(dtype=object),
+        table["offset"].to_numpy(dtype=np.int64),
+        table["length"].to_numpy(dtype=np.int64),
+    )

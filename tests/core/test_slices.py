@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from imagepipe.core.slices import FileSlice, list_image_files
+
+
+def test_a_slice_is_all_of_a_file_or_a_piece_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    assert FileSlice(path, 0, 10).read() == b"0123456789"
+    assert FileSlice(path, 3, 4).read() == b"3456"
+    assert FileSlice(path, 3, 0).read() == b""
+
+
+@pytest.mark.parametrize("length", [9, 11])
+def test_a_file_of_another_length_has_changed(tmp_path: Path, length: int) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    with pytest.raises(OSError, match=f"the file had {length} bytes and has 10 now: it changed while it was read"):
+        FileSlice(tmp_path / "x", 0, length).read()
+
+
+@pytest.mark.parametrize(("offset", "length"), [(8, 3), (20, 1)])
+def test_a_piece_that_is_not_there_was_cut(tmp_path: Path, offset: int, length: int) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    with pytest.raises(OSError, match="x ends inside this file: it was cut since it was fetched"):
+        FileSlice(tmp_path / "x", offset, length).read()
+
+
+def test_a_file_that_was_never_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        FileSlice(tmp_path, 0, None).read()
+
+
+def test_the_files_of_a_table_lie_below_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(b"one")
+    (tmp_path / "2.png").write_bytes(b"two")
+    files = list_image_files(pd.DataFrame({"file": ["a/1.png", "2.png"]}), tmp_path, "file")
+    assert len(files) == 2
+    assert [files.read(index) for index in range(2)] == [b"one", b"two"]
+    assert files.describe(0) == str(tmp_path / "a" / "1.png")
+    assert files.take([1]).read(0) == b"two"
+
+
+def test_the_files_of_a_table_with_shards_are_pieces_of_them(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"..one..two")
+    table = pd.DataFrame({"path": ["1.png", "2.png"], "shard": "x.tar", "offset": [2, 7], "length": [3, 3]})
+    files = list_image_files(table, tmp_path)
+    assert [files.read(index) for index in range(2)] == [b"one", b"two"]
+    assert files.describe(1) == f"{tmp_path / 'x.tar'} (2.png)"
+    last = files.take(np.array([1]))
+    assert (len(last), last.read(0)) == (1, b"two")
