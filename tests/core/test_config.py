@@ -8,7 +8,7 @@ from dvc.utils.serialize import parse_yaml as parse_as_dvc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imagepipe.core.config import find_node, list_keys, load_section, parse_yaml, read_yaml
+from imagepipe.core.config import find_node, list_keys, load_section, parse_yaml, read_pairs, read_yaml
 from imagepipe.core.errors import InputError
 from imagepipe.recipes import SECTIONS
 from imagepipe.report.balance import BalanceParams
@@ -200,7 +200,7 @@ def test_says_to_quote_what_is_not_text(load: Load, find_line: Callable[[str], i
 def test_names_the_nearest_of_an_unknown_key(load: Load, find_line: Callable[[str], int]) -> None:
     message = refuse(load, "train", "  epochs: 20", "  epochs: 20\n  epoch: 20")
     line = find_line("  epochs:") + 1
-    assert f"params.yaml:{line}: train.epoch: unknown key; did you mean `epochs`? Known: batch_size, cnn," in message
+    assert f"params.yaml:{line}: train.epoch: unknown key; did you mean `epochs`? Known: augment," in message
 
 
 def test_names_the_nearest_of_an_unknown_key_in_a_section(load: Load, find_line: Callable[[str], int]) -> None:
@@ -380,3 +380,17 @@ def test_names_an_unknown_section_with_its_line(tmp_path: Path) -> None:
         load_section("balance", BalanceParams, tmp_path / "params.yaml")
     assert "params.yaml:3: seed: unknown section" in str(caught.value)
     assert "params.yaml:4: balnce: unknown section; did you mean `balance`?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", {}), ("a=1 b=2", {"a": "1", "b": "2"}), (" a=x=y ", {"a": "x=y"}), ("a=007", {"a": "007"})],
+)
+def test_pairs_are_words_with_an_equals_sign(text: str, expected: dict[str, str]) -> None:
+    assert read_pairs(text) == expected
+
+
+@pytest.mark.parametrize(("text", "word"), [("a", "a"), ("=1", "=1"), ("a=", "a="), ("a=1 a=2", "a=2"), ("a = 1", "a")])
+def test_a_word_of_another_form_is_shown(text: str, word: str) -> None:
+    with pytest.raises(ValueError, match=f"found '{word}'; expected words of the form name=value, each name once"):
+        read_pairs(text)

@@ -1,30 +1,32 @@
+import csv
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from imagepipe.core import files
 from imagepipe.core.errors import EnvironmentFault
 from imagepipe.core.files import (
-    hash_bytes,
-    hash_file,
+    format_csv,
     replace_directory,
     report_write_errors,
     round_numbers,
     sync_directory,
+    write_blocks,
     write_bytes,
     write_csv,
     write_json,
     write_text,
 )
-
-ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4, the first example
-ABC_MD5 = "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, the test suite
 
 
 @pytest.fixture
@@ -37,16 +39,6 @@ def umask() -> Iterator[Callable[[int], int]]:
 
 def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_hashes_bytes() -> None:
-    assert hash_bytes(b"abc") == ABC_SHA256
-
-
-def test_hashes_a_file(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert hash_file(tmp_path / "abc") == ABC_SHA256
-    assert hash_file(tmp_path / "abc", "md5") == ABC_MD5
 
 
 def test_syncs_a_folder_that_is_there(tmp_path: Path) -> None:
@@ -151,6 +143,82 @@ def test_json_keeps_as_many_digits_as_asked(tmp_path: Path) -> None:
 def test_csv_has_a_header_and_plain_line_ends(tmp_path: Path) -> None:
     write_csv(tmp_path / "x.csv", pd.DataFrame({"class": ["NA", 'a"b', "é,"], "n": [1, 2, 3]}, index=[7, 8, 9]))
     assert (tmp_path / "x.csv").read_bytes().decode() == 'class,n\nNA,1\n"a""b",2\n"é,",3\n'
+
+
+LETTERS = st.sampled_from(["a", "NA", "é", "😀", " ", ",", '"', "\n", "'", "\t", "\0", "\ufeff"])
+TEXTS = st.one_of(st.sampled_from(["a", "", "b c"]), st.lists(LETTERS, max_size=4).map("".join))
+FLOATS = st.sampled_from([0.1, -0.0, 1e16, 1e-7, 123456789.125, float("nan"), float("inf")])
+COLUMNS: list[tuple[st.SearchStrategy[Any], str]] = [
+    (TEXTS, "str"),
+    (TEXTS.map(lambda text: text.replace("a", "\r")), "str"),
+    (st.none() | TEXTS, "str"),
+    (st.none() | TEXTS, "string"),
+    (st.integers(-(2**63), 2**63 - 1), "int64"),
+    (st.integers(0, 255), "uint8"),
+    (st.none() | st.integers(0, 9), "Int64"),
+    (FLOATS, "float64"),
+    (FLOATS, "float32"),
+    (st.booleans(), "bool"),
+    (st.none() | TEXTS | st.integers() | FLOATS | st.booleans(), "object"),
+    (TEXTS, "category"),
+    (st.sampled_from([pd.Timestamp("2020-01-02"), pd.Timestamp("2020-01-02 03:04")]), "datetime64[ns]"),
+]
+
+
+@st.composite
+def make_frames(draw: st.DrawFn) -> pd.DataFrame:
+    """Tables of all kinds of columns, of which some have one name."""
+    rows, kinds = draw(st.integers(0, 5)), draw(st.lists(st.sampled_from(COLUMNS), max_size=4))
+    columns = [
+        pd.Series(draw(st.lists(values, min_size=rows, max_size=rows)), range(7, 7 + rows), dtype)
+        for values, dtype in kinds
+    ]
+    table = pd.concat(columns, axis=1) if columns else pd.DataFrame(index=range(rows))
+    table.columns = draw(st.lists(TEXTS, min_size=len(kinds), max_size=len(kinds)))
+    return table
+
+
+def format_with_pandas(table: pd.DataFrame) -> bytes:
+    """All of the table at once; in quotes where there is a CR, which Python's csv module does not see."""
+    text = table.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:
+        text = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    return text.encode()
+
+
+@settings(deadline=None)
+@given(make_frames(), st.data())
+def test_every_table_has_the_bytes_that_pandas_gives_it(table: pd.DataFrame, data: st.DataObject) -> None:
+    positions = np.array(data.draw(st.lists(st.sampled_from(range(len(table))))) if len(table) else [], np.int64)
+    assert b"".join(format_csv(table, np.arange(len(table)))) == format_with_pandas(table)
+    assert b"".join(format_csv(table, positions)) == format_with_pandas(table.iloc[positions])
+
+
+@pytest.mark.parametrize("odd", ["x", 'x"y'])
+def test_a_table_is_written_some_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str) -> None:
+    monkeypatch.setattr(files, "PIECES", 1)
+    count = 120_000  # three pieces of 50,000 rows
+    names = [f"{number:x}" for number in range(count)]
+    names[60_000] = odd
+    table = pd.DataFrame({"name": names, "number": range(count)})
+    assert len(list(format_csv(table, np.arange(count)))) == 4
+    write_csv(tmp_path / "x.csv", table)
+    assert (tmp_path / "x.csv").read_bytes() == format_with_pandas(table)
+    write_csv(tmp_path / "x.csv", table, np.arange(count)[::-1])
+    assert (tmp_path / "x.csv").read_bytes() == format_with_pandas(table[::-1])
+
+
+def test_a_table_that_fails_halfway_leaves_the_old_file(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x", b"old")
+
+    def make_blocks() -> Iterator[bytes]:
+        yield b"new"
+        raise ValueError("halfway")
+
+    with pytest.raises(ValueError, match="halfway"):
+        write_blocks(tmp_path / "x", make_blocks())
+    assert list_names(tmp_path) == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
 
 
 def test_a_new_folder_takes_its_place(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -16,7 +14,6 @@ from imagepipe.core.manifest import (
     ImageInfo,
     LeakInfo,
     check_labels,
-    hash_pixels,
     list_user_columns,
     order_classes,
     read_dataset_info,
@@ -92,21 +89,6 @@ def test_the_order_of_classes_does_not_depend_on_that_of_the_rows(names: list[st
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
 def test_knows_the_channels_of_a_mode(mode: str, channels: int) -> None:
     assert ImageInfo(mode=mode, width=1, height=1).channels == channels
-
-
-def test_hashes_mode_size_and_pixels_row_by_row() -> None:
-    pixels = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
-    assert hash_pixels("L", pixels) == hashlib.sha256(b"L 3x2\n\1\2\3\4\5\6").hexdigest()
-
-
-def test_hashes_pixels_and_not_their_place_in_memory() -> None:
-    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    assert hash_pixels("RGB", np.asfortranarray(pixels)) == hash_pixels("RGB", pixels)
-
-
-def test_the_same_bytes_of_another_size_have_another_hash() -> None:
-    pixels = np.arange(6, dtype=np.uint8)
-    assert hash_pixels("L", pixels.reshape(2, 3)) != hash_pixels("L", pixels.reshape(3, 2))
 
 
 def test_writes_one_sorted_csv_for_each_split(tmp_path: Path) -> None:
@@ -191,6 +173,16 @@ def test_names_the_row_of_a_label_that_is_no_number(write: Callable[[str], Path]
     assert f"(1):\n  row 3: label is {label!r}" in message
 
 
+def test_a_line_end_in_a_label_is_no_part_of_a_number(write: Callable[[str], Path]) -> None:
+    message = refuse(read_manifest, write(HEADER + 'a.png,0,a,train,,x,1,1,L,s\nb.png,"1\n",b,train,,x,1,1,L,s\n'))
+    assert "(1):\n  row 3: label is '1\\n'" in message
+
+
+@pytest.mark.parametrize(("text", "number"), [("007", 7), ("9" * 18, 10**18 - 1), ("0" * 18, 0)])
+def test_numbers_are_read_whole(write: Callable[[str], Path], text: str, number: int) -> None:
+    assert read_manifest(write(HEADER + f"a.png,{text},a,train,,x,1,1,L,s\n"))["label"].tolist() == [number]
+
+
 @pytest.mark.parametrize(("column", "values"), [("width", "x,1"), ("height", "1,x")])
 def test_names_the_row_of_a_size_that_is_no_number(write: Callable[[str], Path], column: str, values: str) -> None:
     message = refuse(read_manifest, write(HEADER + f"a.png,0,a,train,,x,{values},L,s\n"))
@@ -246,7 +238,7 @@ def test_accepts_labels_that_agree_with_the_class_names() -> None:
 
 
 def test_names_the_rows_whose_label_and_class_disagree() -> None:
-    table = pd.DataFrame({"label": [0, 0, 2], "class": ["a", "b", "b"]})
+    table = pd.DataFrame({"label": [0, 0, 2], "class": ["a", "b", "b"]}, index=[5, 5, 5])
     with pytest.raises(InputError) as caught:
         check_labels(Path("train.csv"), table, make_info(["a", "b"]))
     assert str(caught.value) == (

@@ -3,17 +3,52 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar, overload
 
 import numpy as np
 import pytest
 
+from imagepipe.core import parallel
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.parallel import CHUNK, FEW, Limits, Lost, describe_exit, map_chunks, map_contained
+from imagepipe.core.parallel import AHEAD, FEW, Limits, LocalEngine, Lost, describe_exit, open_engine
+from tests.core.made import make_run
+
+Result = TypeVar("Result")
 
 PLENTY = Limits(seconds=60.0, memory=2**30)
 Contained = Callable[[Sequence[int]], list[int]]
+
+
+def cut(count: int, size: int) -> list[range]:
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+class Counted(Sequence[range]):
+    """Chunks of ten numbers that are made when they are asked for, and counted."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.made = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> range: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[range]: ...
+    def __getitem__(self, index: int | slice) -> range | Sequence[range]:
+        if isinstance(index, slice) or index >= self.length:
+            raise IndexError
+        self.made = max(self.made, index + 1)
+        return range(index * 10, index * 10 + 10)
+
+
+def add_up(items: Sequence[int]) -> int:
+    return sum(items)
 
 
 def find_process(_: Sequence[int]) -> int:
@@ -21,44 +56,69 @@ def find_process(_: Sequence[int]) -> int:
 
 
 def refuse_large(items: Sequence[int]) -> int:
-    if items[-1] >= CHUNK:
+    if items[-1] >= 1000:
         raise ValueError(f"{items[0]} to {items[-1]}")
     return len(items)
 
 
-def test_no_items_give_no_results() -> None:
-    assert list(map_chunks(sum, [], 2)) == []
+def leave(_: Sequence[int]) -> int:
+    os._exit(9)
 
 
-def test_chunks_come_in_order_and_the_last_is_what_is_left() -> None:
-    assert list(map_chunks(list, range(2 * CHUNK + 1), 1)) == [
-        list(range(CHUNK)),
-        list(range(CHUNK, 2 * CHUNK)),
-        [2 * CHUNK],
-    ]
+def test_no_chunks_give_no_results() -> None:
+    assert list(LocalEngine(2).map_chunks(add_up, [])) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_come_in_order(jobs: int) -> None:
+    chunks = cut(FEW + 500, 300)
+    assert list(LocalEngine(jobs).map_chunks(add_up, chunks)) == [sum(chunk) for chunk in chunks]
 
 
 def test_few_items_stay_in_this_process() -> None:
-    assert set(map_chunks(find_process, range(FEW), 2)) == {os.getpid()}
+    assert set(LocalEngine(2).map_chunks(find_process, cut(FEW, 100))) == {os.getpid()}
 
 
 def test_many_items_go_to_other_processes() -> None:
-    assert os.getpid() not in set(map_chunks(find_process, range(FEW + 1), 2))
+    assert os.getpid() not in set(LocalEngine(2).map_chunks(find_process, cut(FEW + 1, 100)))
 
 
 def test_one_job_stays_in_this_process() -> None:
-    assert set(map_chunks(find_process, range(FEW + 1), 1)) == {os.getpid()}
+    assert set(LocalEngine(1).map_chunks(find_process, cut(FEW + 1, 100))) == {os.getpid()}
 
 
-def test_processes_change_no_result() -> None:
-    items = range(FEW + 500)
-    assert list(map_chunks(sum, items, 2)) == list(map_chunks(sum, items, 1))
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_reaches_the_caller(jobs: int) -> None:
+    results = LocalEngine(jobs).map_chunks(refuse_large, cut(FEW + 1, 300))
+    assert list(islice(results, 3)) == [300, 300, 300]
+    with pytest.raises(ValueError, match=r"^900 to 1199$"):
+        next(results)
 
 
-def test_an_error_reaches_the_caller() -> None:
-    results = map_chunks(refuse_large, range(CHUNK + 2), 1)
-    with pytest.raises(ValueError, match="1000 to 1001"):
-        list(results)
+def test_a_trusted_worker_that_dies_is_a_fault_of_the_machine() -> None:
+    with pytest.raises(EnvironmentFault, match=r"^A worker process was ended from outside, .* fewer run\.jobs"):
+        list(LocalEngine(2).map_chunks(leave, cut(FEW + 1, 300)))
+
+
+def test_few_chunks_are_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that memory stays bounded however slowly the results are taken."""
+    monkeypatch.setattr(parallel, "FEW", 0)
+    chunks = Counted(1000)
+    results = LocalEngine(2).map_chunks(add_up, chunks)
+    assert list(islice(results, 3)) == [45, 145, 245]
+    assert chunks.made == AHEAD * 2 + 3
+    close(results)
+
+
+def test_counting_the_items_looks_at_no_more_chunks_than_it_must() -> None:
+    chunks = Counted(1_000_000)
+    assert not parallel.are_few(chunks)
+    assert chunks.made == FEW // 10 + 1
+
+
+def close(results: Iterator[object]) -> None:
+    assert isinstance(results, Generator)
+    results.close()
 
 
 # Work that may crash or hang. The functions stand at the top, so that the workers can import them.
@@ -66,10 +126,6 @@ def test_an_error_reaches_the_caller() -> None:
 
 def square(items: Sequence[int]) -> list[int]:
     return [item * item for item in items]
-
-
-def name_process(items: Sequence[int]) -> list[int]:
-    return [os.getpid() for _ in items]
 
 
 def crash_at_multiples_of_5(items: Sequence[int]) -> list[int]:
@@ -124,71 +180,122 @@ def find_disk_full(_: Sequence[int]) -> list[int]:
     raise EnvironmentFault("data/images: cannot be written: No space left on device.")
 
 
-def cut(count: int, size: int) -> list[range]:
-    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+def leave_at_odd(items: Sequence[int]) -> list[int]:
+    if items[0] % 2:
+        os._exit(3)
+    return list(items)
+
+
+def tell_and_hang(_: Sequence[int]) -> None:
+    print("hanging", flush=True)
+    time.sleep(1000)
+
+
+def contain(
+    function: Callable[[Sequence[int]], Result], chunks: Sequence[Sequence[int]], jobs: int, limits: Limits = PLENTY
+) -> list[tuple[list[int], Result | Lost]]:
+    return [(list(chunk), result) for chunk, result in LocalEngine(jobs).map_contained(function, chunks, limits)]
 
 
 def test_no_chunks_start_no_process() -> None:
-    assert list(map_contained(square, [], 2, PLENTY)) == []
+    assert contain(square, [], 2) == []
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_contained_results_come_in_order(jobs: int) -> None:
-    assert list(map_contained(square, cut(50, 3), jobs, PLENTY)) == [number * number for number in range(50)]
+    assert contain(square, cut(50, 3), jobs) == [(list(chunk), square(chunk)) for chunk in cut(50, 3)]
+
+
+def test_chunks_are_asked_for_one_by_one_and_few_are_in_flight() -> None:
+    chunks = Counted(1000)
+    results = LocalEngine(2).map_contained(square, chunks, PLENTY)
+    assert list(islice(results, 3)) == [(range(i, i + 10), square(range(i, i + 10))) for i in (0, 10, 20)]
+    assert chunks.made == AHEAD * 2 + 3
+    close(results)
+
+
+def test_nothing_is_loaded_here() -> None:
+    """Since the processes see the same disk."""
+
+    def load(_: int) -> int:
+        raise AssertionError("nobody should ask")
+
+    assert list(LocalEngine(1).map_contained(square, [[1, 2]], PLENTY, load)) == [([1, 2], [1, 4])]
 
 
 def test_contained_work_is_done_by_other_processes() -> None:
-    found = set(map_contained(name_process, cut(40, 1), 2, PLENTY))
+    found = {process for _, process in contain(find_process, cut(40, 1), 2)}
     assert os.getpid() not in found
     assert len(found) <= 2
 
 
 def test_no_more_processes_than_chunks() -> None:
     """A hundred would take long to start, and leave no trace but that."""
-    assert len(set(map_contained(name_process, cut(8, 4), 100, PLENTY))) <= 2
+    assert len({process for _, process in contain(find_process, cut(8, 4), 100)}) <= 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGSEGV to send")
 def test_only_what_crashes_is_lost() -> None:
-    results = list(map_contained(crash_at_multiples_of_5, cut(12, 6), 2, PLENTY))
+    """A chunk without a crash stays whole."""
     lost = Lost("its process ended with SIGSEGV")
-    assert results == [lost, 1, 4, 9, 16, lost, 36, 49, 64, 81, lost, 121]
+    assert contain(crash_at_multiples_of_5, [range(1, 5), range(5, 9)], 2) == [
+        ([1, 2, 3, 4], [1, 4, 9, 16]),
+        ([5], lost),
+        ([6], [36]),
+        ([7], [49]),
+        ([8], [64]),
+    ]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGSEGV to send")
 def test_several_crashes_in_one_chunk() -> None:
-    results = list(map_contained(crash_at_multiples_of_5, [range(11)], 1, PLENTY))
     lost = Lost("its process ended with SIGSEGV")
-    assert results == [lost if number % 5 == 0 else number * number for number in range(11)]
+    assert contain(crash_at_multiples_of_5, [range(11)], 1) == [
+        ([number], [number * number] if number % 5 else lost) for number in range(11)
+    ]
 
 
 def test_a_process_that_leaves_is_lost() -> None:
-    results = list(map_contained(leave_at_3, cut(6, 3), 1, PLENTY))
-    assert results == [0, 1, 4, Lost("its process ended with exit code 7"), 16, 25]
+    assert contain(leave_at_3, cut(6, 3), 1) == [
+        ([0, 1, 2], [0, 1, 4]),
+        ([3], Lost("its process ended with exit code 7")),
+        ([4], [16]),
+        ([5], [25]),
+    ]
 
 
 def test_only_what_hangs_is_lost() -> None:
-    results = list(map_contained(hang_at_3, cut(6, 3), 2, Limits(1.0, 2**30)))
-    assert results == [0, 1, 4, Lost("took longer than 1 s and was ended"), 16, 25]
+    assert contain(hang_at_3, cut(6, 3), 2, Limits(1.0, 2**30)) == [
+        ([0, 1, 2], [0, 1, 4]),
+        ([3], Lost("took longer than 1 s and was ended")),
+        ([4], [16]),
+        ([5], [25]),
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGSEGV to send")
 def test_one_hangs_and_one_crashes_in_one_chunk() -> None:
-    results = list(map_contained(hang_at_2_and_crash_at_3, [range(5)], 2, Limits(1.5, 2**30)))
-    hung, crashed = Lost("took longer than 1.5 s and was ended"), Lost("its process ended with SIGSEGV")
-    assert results == [4, 9, hung, crashed, 36]
+    assert contain(hang_at_2_and_crash_at_3, [range(5)], 2, Limits(1.5, 2**30)) == [
+        ([0], [4]),
+        ([1], [9]),
+        ([2], Lost("took longer than 1.5 s and was ended")),
+        ([3], Lost("its process ended with SIGSEGV")),
+        ([4], [36]),
+    ]
 
 
 def test_a_chunk_that_is_only_slow_loses_nothing() -> None:
-    assert list(map_contained(hang_in_company, [range(6)], 2, Limits(2.0, 2**30))) == [0, 1, 4, 9, 16, 25]
+    assert contain(hang_in_company, [range(4)], 2, Limits(2.0, 2**30)) == [
+        ([number], [number * number]) for number in range(4)
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
 def test_memory_above_the_limit_is_refused() -> None:
     asked = [2**20, 2**29, 2**20]
-    assert list(map_contained(ask_for_memory, [asked], 1, Limits(60.0, 2**28))) == [2**20, -1, 2**20]
-    assert list(map_contained(ask_for_memory, [asked], 1, Limits(60.0, 2**31))) == asked
+    assert contain(ask_for_memory, [asked], 1, Limits(60.0, 2**28)) == [(asked, [2**20, -1, 2**20])]
+    assert contain(ask_for_memory, [asked], 1, Limits(60.0, 2**31)) == [(asked, asked)]
 
 
 @pytest.mark.parametrize(
@@ -200,13 +307,13 @@ def test_memory_above_the_limit_is_refused() -> None:
 )
 def test_our_own_errors_arrive_as_they_are(function: Contained, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        list(map_contained(function, cut(50, 2), 2, PLENTY))
+        contain(function, cut(50, 2), 2)
 
 
 def test_results_can_be_left_lying() -> None:
-    results = map_contained(square, cut(1000, 1), 1, PLENTY)
-    assert next(results) == 0
-    results.close()  # pyright: ignore[reportAttributeAccessIssue]
+    results = LocalEngine(1).map_contained(square, cut(1000, 1), PLENTY)
+    assert next(results) == (range(1), [0])
+    close(results)
 
 
 @pytest.mark.parametrize(
@@ -217,35 +324,73 @@ def test_how_a_process_ended(code: int | None, expected: str) -> None:
 
 
 UNGUARDED = """\
-from imagepipe.core.parallel import Limits, map_contained
+from imagepipe.core.parallel import Limits, LocalEngine
 from tests.core.test_parallel import square
 
-print(list(map_contained(square, [[1], [2]], 2, Limits(60.0, 2**30))))
+print(list(LocalEngine(2).map_contained(square, [[1], [2]], Limits(60.0, 2**30))))
 """
 
 
-def test_a_program_that_workers_cannot_import_is_told_so(tmp_path: Path, root: Path) -> None:
-    (tmp_path / "unguarded.py").write_text(UNGUARDED, "utf-8")
-    done = subprocess.run(
-        [sys.executable, "unguarded.py"],
-        cwd=tmp_path,
+def run_script(folder: Path, root: Path, script: str) -> subprocess.Popen[str]:
+    (folder / "script.py").write_text(script, "utf-8")
+    return subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 1
-    assert "EnvironmentFault: The worker processes ended before they had begun. Is memory short, or" in done.stderr
-    assert 'lack `if __name__ == "__main__":`?' in done.stderr
 
 
-def leave_at_odd(items: Sequence[int]) -> list[int]:
-    if items[0] % 2:
-        os._exit(3)
-    return list(items)
+def test_a_program_that_workers_cannot_import_is_told_so(tmp_path: Path, root: Path) -> None:
+    with run_script(tmp_path, root, UNGUARDED) as program:
+        _, stderr = program.communicate()
+    assert program.returncode == 1
+    assert "EnvironmentFault: The worker processes ended before they had begun. Is memory short, or" in stderr
+    assert 'lack `if __name__ == "__main__":`?' in stderr
+
+
+HANGING = """\
+from imagepipe.core.parallel import Limits, LocalEngine
+from tests.core.test_parallel import tell_and_hang
+
+if __name__ == "__main__":
+    list(LocalEngine(1).map_contained(tell_and_hang, [[1]], Limits(1000.0, 2**30)))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_leaves_with_a_parent_that_is_killed(tmp_path: Path, root: Path) -> None:
+    with run_script(tmp_path, root, HANGING) as program:
+        assert program.stdout
+        assert program.stdout.readline() == "hanging\n"
+        program.kill()
+        program.communicate(timeout=60.0)  # which waits for all that could still write
 
 
 @pytest.mark.slow
 def test_many_quick_crashes_take_no_innocent_with_them() -> None:
-    results = list(map_contained(leave_at_odd, cut(40, 1), 2, Limits(5.0, 2**30)))
-    assert results == [Lost("its process ended with exit code 3") if item % 2 else item for item in range(40)]
+    lost = Lost("its process ended with exit code 3")
+    assert contain(leave_at_odd, cut(40, 1), 2, Limits(5.0, 2**30)) == [
+        ([item], lost if item % 2 else [item]) for item in range(40)
+    ]
+
+
+# Which engine it is.
+
+
+def test_local_is_this_machine() -> None:
+    with open_engine(make_run(jobs=3)) as engine:
+        assert engine == LocalEngine(3)
+
+
+def test_ray_that_is_not_installed_is_a_fault_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "imagepipe.core.cluster", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    message = (
+        r"^run\.engine is ray, but the package ray is not installed; install imagepipe\[ray\], or set run\.engine to "
+        r"local\.$"
+    )
+    with pytest.raises(EnvironmentFault, match=message), open_engine(make_run(engine="ray")):
+        pass

@@ -1,15 +1,25 @@
+import csv
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from imagepipe.core import tables as module
 from imagepipe.core.errors import InputError
 from imagepipe.core.tables import (
     PATH_COLUMNS,
+    check_text,
     find_column,
     parse_numbered_table,
+    parse_plain,
+    parse_strictly,
     parse_text_table,
     read_text_table,
+    share_cells,
     simplify_name,
 )
 
@@ -130,13 +140,13 @@ def test_rows_know_the_line_on_which_they_begin(end: str, mark: str) -> None:
     text = mark + end.join(["", "a,b", "1,2", "", "", '3,"x', "", 'y"', "4,5", '"6', '",7'])
     table, lines = parse_numbered_table(text.encode(), Path("x.csv"))
     assert table["a"].tolist() == ["1", "3", "4", f"6{end}"]
-    assert lines == [3, 6, 9, 10]
+    assert list(lines) == [3, 6, 9, 10]
 
 
 def test_a_header_of_two_lines_counts_as_two() -> None:
     table, lines = parse_numbered_table(b'a,"b\nc"\n1,2\n', Path("x.csv"))
-    assert (list(table.columns), lines) == (["a", "b\nc"], [3])
-    assert parse_numbered_table(b"a,b\n", Path("x.csv"))[1] == []
+    assert (list(table.columns), list(lines)) == (["a", "b\nc"], [3])
+    assert list(parse_numbered_table(b"a,b\n", Path("x.csv"))[1]) == []
 
 
 def test_a_ragged_row_is_named_by_the_line_on_which_it_begins() -> None:
@@ -151,6 +161,129 @@ def test_an_enormous_field_gives_its_line() -> None:
     fail(f"a,b\n1,{'x' * 200_000}\n", r"labels\.csv:2: not a CSV \(field larger than field limit")
 
 
+# Text of the kinds on which readers of CSV differ, in bytes that need not be UTF-8.
+PIECES = st.sampled_from(
+    [
+        "a",
+        "b",
+        "NA",
+        "7",
+        "é",
+        "\u2028",
+        "\x0b",
+        "\ufeff",
+        "\0",
+        " ",
+        ",",
+        ",",
+        ";",
+        "\t",
+        '"',
+        '""',
+        "\n",
+        "\r\n",
+        "\r",
+    ]
+)
+TEXTS = st.lists(PIECES, max_size=30).map("".join)
+CELLS = st.one_of(st.sampled_from(["a", "", "NA", "é", " x", "'", "b c"]), TEXTS)
+
+
+@st.composite
+def make_tables(draw: st.DrawFn) -> str:
+    """A table as programs write it: some cells or all in quotes, one kind of line ends, perhaps blank lines."""
+    width, end = draw(st.integers(1, 3)), draw(st.sampled_from(["\n", "\r\n"]))
+    cells = draw(st.sampled_from([CELLS, st.sampled_from(["a", "", "NA", "é"])]))
+    rows = draw(st.lists(st.lists(cells, min_size=width, max_size=width), max_size=8))
+    out = io.StringIO(newline="")
+    quoted = draw(st.booleans())
+    writer = csv.writer(out, lineterminator=end, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
+    writer.writerow(draw(st.permutations(["file", "label", "é"]))[:width])
+    writer.writerows(rows)
+    return out.getvalue() + draw(st.sampled_from(["", end, "a"]))
+
+
+def describe(table: pd.DataFrame, lines: Sequence[int]) -> tuple[object, ...]:
+    kinds = [(str(name), str(kind)) for name, kind in table.dtypes.items()]
+    return kinds, table.to_numpy().tolist(), str(table.index), list(lines)
+
+
+def read(data: bytes, name: str) -> tuple[object, ...] | str:
+    try:
+        return describe(*parse_numbered_table(data, Path(name)))
+    except InputError as error:
+        return str(error)
+
+
+def read_strictly(data: bytes, name: str) -> tuple[object, ...] | str:
+    """The same without Arrow."""
+    delimiter = "\t" if name.endswith(".tsv") else ","
+    try:
+        check_text(Path(name), data, delimiter)
+        return describe(*parse_strictly(Path(name), data.removeprefix(b"\xef\xbb\xbf"), delimiter))
+    except InputError as error:
+        return str(error)
+
+
+def read_with_csv(data: bytes, name: str) -> list[list[str]]:
+    """The rows as Python's own module has them."""
+    text = data.decode("utf-8").removeprefix("\ufeff")
+    delimiter = "\t" if name.endswith(".tsv") else ","
+    return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(TEXTS, make_tables()),
+    st.sampled_from(["x.csv", "x.tsv"]),
+    st.sampled_from([b"", b"\xef\xbb\xbf"]),
+    st.sampled_from([b"", b"", b"\xe9", b"\xed\xa0\x80", b"\xc0\x80"]),
+    st.integers(0, 40),
+    st.sampled_from([8, 16, 2**20]),
+)
+@example("a,b\r\n1,2\r\n", "x.csv", b"", b"", 0, 8)
+@example('a\n"x', "x.csv", b"", b"", 0, 8)
+@example('a,b\n1,"x\ny"\n', "x.csv", b"", b"", 0, 8)
+@example('a,b\n"1"2,3\n', "x.csv", b"", b"", 0, 8)
+def test_arrow_reads_what_the_strict_reader_reads(
+    text: str, name: str, mark: bytes, damage: bytes, at: int, block: int
+) -> None:
+    data = text.encode()
+    data = mark + data[:at] + damage + data[at:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK", block)  # so that rows and line ends lie across its edges
+        patch.setattr(module, "BATCH", 2)
+        found = read(data, name)
+        assert found == read_strictly(data, name)
+    if not isinstance(found, str):
+        kinds, cells, _, lines = found
+        header, *rows = read_with_csv(data, name)
+        assert (kinds, cells) == ([(column, "str") for column in header], rows)
+        assert len(lines) == len(rows)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1,2\n,\n",
+        "a,b\r\n1,NA\r\n",
+        "a\n1\n2",
+        '"a","b"\n"x,y","say ""hi"""\n1,""\n',
+        "é,b\n" + "x" * 131_072 + ",2\n",
+    ],
+)
+def test_plain_text_is_left_to_arrow(text: str) -> None:
+    assert parse_plain(text.encode(), ",") is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a,b\n", "a,b\n\n1,2\n", "a,b\n1\n", 'a,b\n1,"x\ny"\n', 'a,b\n1,"x"y\n', "a,b\r1,2\n", "a,a\n1,2\n", "\n1\n"],
+)
+def test_all_else_is_left_to_the_strict_reader(text: str) -> None:
+    assert parse_plain(text.encode(), ",") is None
+
+
 def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"a,b\n1,2\n")
     assert read_text_table(tmp_path / "x.csv").equals(parse("a,b\n1,2\n"))
@@ -159,6 +292,13 @@ def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.csv: cannot be read: No such file or directory\. Run the stage that"):
         read_text_table(tmp_path / "gone.csv")
+
+
+def test_cells_that_are_equal_are_shared() -> None:
+    cells = share_cells(parse("a\nx y\nNA\nx y\n")["a"])
+    assert cells == ["x y", "NA", "x y"]
+    assert cells[0] is cells[2]
+    assert share_cells(parse("a\n")["a"]) == []
 
 
 @pytest.mark.parametrize("name", ["File Name", "file_name", "FILE-NAME", " filename ", "FileName"])

@@ -172,6 +172,17 @@ def iterate_pairs(node: Node) -> Iterator[tuple[ScalarNode, Node]]:
         yield from ((key, value) for key, value in node.value if isinstance(key, ScalarNode))
 
 
+def read_pairs(text: str) -> dict[str, str]:
+    """A value of the form `name=value name=value` as a mapping; raises ValueError for a word of another form."""
+    pairs: dict[str, str] = {}
+    for word in text.split():
+        name, equals, value = word.partition("=")
+        if not (name and equals and value) or name in pairs:
+            raise ValueError(f"found {word!r}; expected words of the form name=value, each name once")
+        pairs[name] = value
+    return pairs
+
+
 def list_keys(model: type[BaseModel], path: list[str]) -> list[str]:
     """The keys that `model` has below `path`."""
     for name in path:

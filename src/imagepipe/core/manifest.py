@@ -16,15 +16,13 @@
 Rows are sorted by path. `dataset.json` beside them holds the class names once, in label order.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagepipe.core.errors import InputError, list_findings
@@ -38,7 +36,7 @@ USER = "user:"  # begins the names of the columns that a user's own table brough
 FORMAT = 1
 
 _INTEGER = re.compile(r"-?[0-9]+")
-_COUNT = re.compile(r"[0-9]{1,18}")  # fits int64
+_COUNT = "[0-9]{1,18}"  # fits int64
 
 
 class ImageInfo(BaseModel):
@@ -103,14 +101,6 @@ def order_classes(names: Iterable[str]) -> list[str]:
     return sorted(distinct)
 
 
-def hash_pixels(mode: str, pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 over `"<mode> <width>x<height>\\n"` and the uint8 pixels of shape (H, W) or (H, W, C), row by row."""
-    height, width = pixels.shape[:2]
-    digest = hashlib.sha256(f"{mode} {width}x{height}\n".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
-
-
 def write_manifests(directory: Path, table: pd.DataFrame, info: DatasetInfo) -> None:
     """Write one CSV for each split and `dataset.json` into an existing folder.
 
@@ -118,9 +108,10 @@ def write_manifests(directory: Path, table: pd.DataFrame, info: DatasetInfo) -> 
     """
     shards = SHARD_COLUMNS if "shard" in table.columns else ()
     columns = [*COLUMNS, *shards, *list_user_columns(table)]
-    ordered = table.sort_values("path")
+    order = np.asarray(table["path"].argsort(), np.int64)
     for split in SPLITS:
-        write_csv(directory / f"{split}.csv", ordered[ordered["split"] == split].loc[:, columns])
+        belongs = (table["split"] == split).to_numpy(bool)
+        write_csv(directory / f"{split}.csv", table[columns], order[belongs[order]])
     write_json(directory / "dataset.json", info.model_dump(), digits=8)
 
 
@@ -140,13 +131,10 @@ def read_manifest(path: Path) -> pd.DataFrame:
     if missing:
         raise InputError(f"{path}: the columns {', '.join(missing)} are missing; write it anew with the split stage.")
     for name in table.columns.intersection(["label", "width", "height", "offset", "length"]):
-        wrong = [
-            f"row {row}: {name} is {value!r}"
-            for row, value in enumerate(table[name], start=2)
-            if not _COUNT.fullmatch(value)
-        ]
-        if wrong:
-            raise InputError(list_findings(f"{path}: expected whole numbers from 0", wrong))
+        wrong = table[name][~table[name].str.fullmatch(_COUNT)]
+        if len(wrong):
+            shown = [f"row {row}: {name} is {value!r}" for row, value in zip(wrong.index + 2, wrong, strict=True)]
+            raise InputError(list_findings(f"{path}: expected whole numbers from 0", shown))
         table[name] = table[name].astype("int64")
     return table
 
@@ -175,14 +163,11 @@ def read_split(manifests_dir: Path, split: str, info: DatasetInfo) -> pd.DataFra
 
 def check_labels(path: Path, table: pd.DataFrame, info: DatasetInfo) -> None:
     """Raise InputError where a row's label and class name do not belong together in `dataset.json`."""
-    labels = cast("list[int]", table["label"].tolist())
-    classes = cast("list[str]", table["class"].tolist())
-    wrong = [
-        f"row {row}: label {label} with class {name!r}"
-        for row, (label, name) in enumerate(zip(labels, classes, strict=True), start=2)
-        if label >= len(info.classes) or info.classes[label] != name
-    ]
+    named = pd.Series(info.classes, dtype=str).reindex(table["label"])
+    labels, classes = table["label"], table["class"]
+    wrong: list[int] = np.flatnonzero(named.array != classes.array).tolist()
     if wrong:
+        shown = [f"row {row + 2}: label {labels.iat[row]} with class {classes.iat[row]!r}" for row in wrong]
         raise InputError(
-            list_findings(f"{path}: label and class disagree with dataset.json", wrong, "Run the split stage again.")
+            list_findings(f"{path}: label and class disagree with dataset.json", shown, "Run the split stage again.")
         )

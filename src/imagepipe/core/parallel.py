@@ -1,41 +1,48 @@
-"""Work in chunks over processes, in order, with bounded memory: trusted work, and work that may crash or hang."""
+"""Who does the work: chunks go to processes, results come in order, memory stays bounded.
+
+`Engine` is what callers know. `LocalEngine` uses the processes of this machine, core/cluster.py those of a Ray cluster;
+which of them it is changes no result.
+"""
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
+from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar
 
-import joblib
+from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from imagepipe.core.errors import EnvironmentFault
+from imagepipe.core.run import RunParams, count_jobs
 
 Item = TypeVar("Item")
+Chunk = TypeVar("Chunk", bound=Sized)
 Result = TypeVar("Result")
 
-CHUNK = 1000  # items that a worker takes at once
-FEW = 4000  # below this, starting worker processes costs more than it saves
+FEW = 4000  # items below which starting worker processes costs more than it saves
+IDLE = 60  # seconds that processes for trusted work wait for more of it, since starting them takes one or two
 AHEAD = 3  # chunks in flight for each worker: enough to keep it busy, few enough to keep memory flat
 TRIES = 3  # with pools that break although their work is still to be done
 NO_WORKERS = (
     "The worker processes ended before they had begun. Is memory short, or does the program that called this lack "
     '`if __name__ == "__main__":`? Mend that and run it again; with run.jobs at 1 it needs least memory.'
 )
-
-
-def map_chunks(function: Callable[[Sequence[Item]], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
-    """`function` of each chunk of `items`, in order, computed by `jobs` processes (one for few items)."""
-    chunks = [items[first : first + CHUNK] for first in range(0, len(items), CHUNK)]
-    parallel = joblib.Parallel(n_jobs=jobs if len(items) > FEW else 1, return_as="generator")
-    return cast("Iterator[Result]", parallel(joblib.delayed(function)(chunk) for chunk in chunks))
+WORKER_DIED = (
+    "A worker process was ended from outside, most likely because memory is short. Run it again with fewer run.jobs "
+    "in params.yaml; 1 needs least memory."
+)
+NO_RAY = "run.engine is ray, but the package ray is not installed; install imagepipe[ray], or set run.engine to local."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +55,142 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """In place of an item's result: why the process that computed it did not come back with one."""
+    """In place of a result: why the process that computed it did not come back with one."""
 
     reason: str
 
 
-def map_contained(
-    function: Callable[[Sequence[Item]], list[Result]], chunks: Sequence[Sequence[Item]], jobs: int, limits: Limits
-) -> Iterator[Result | Lost]:
-    """The results of `function` (one for each item of a chunk) in order, computed by processes that may die, `jobs` at
-    most.
+class Engine(Protocol):
+    """Computes a function of many chunks; the functions must be importable, or partials of such."""
 
-    Where a worker crashes or takes too long, the items of its chunk are tried again one by one; those that do it again
-    are tried alone, and give `Lost` where they do it then, too. A worker that asks for more memory than it may gets a
-    MemoryError.
+    @property
+    def jobs(self) -> int:
+        """How many processes work at once."""
+        ...
 
-    Raises EnvironmentFault where the processes die without work.
-    """
-    done = tries = 0
-    while done < len(chunks):
+    def map_chunks(self, function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> Iterator[Result]:
+        """`function` of each chunk, in order; few items are worked on in this process.
+
+        A chunk holds all that `function` needs. Raises EnvironmentFault where the processes die.
+        """
+        ...
+
+    def map_contained(
+        self,
+        function: Callable[[Sequence[Item]], Result],
+        chunks: Sequence[Sequence[Item]],
+        limits: Limits,
+        load: Callable[[Item], Item] | None = None,
+    ) -> Iterator[tuple[Sequence[Item], Result | Lost]]:
+        """Each chunk with its result, in order, computed by processes that may die.
+
+        Where a worker crashes or takes too long, the items of its chunk are tried again one by one, and come one by one
+        with their results; those that do it again are tried alone, and come with `Lost` where they do it then, too. A
+        worker that asks for more memory than it may gets a MemoryError.
+
+        `load` makes an item independent of this machine's disk. An engine whose processes may be elsewhere calls it
+        just before it sends a chunk, so that few are loaded at a time; the chunks that come back are the given ones.
+
+        Raises EnvironmentFault where the processes die without work.
+        """
+        ...
+
+
+@contextmanager
+def open_engine(run: RunParams) -> Generator[Engine]:
+    """The engine that `run.engine` names; raises EnvironmentFault where it cannot be had."""
+    if run.engine == "local":
+        yield LocalEngine(count_jobs(run))
+        return
+    try:
+        from imagepipe.core.cluster import open_cluster
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise EnvironmentFault(NO_RAY) from error
+    with open_cluster(run) as engine:
+        yield engine
+
+
+def are_few(chunks: Sequence[Sized]) -> bool:
+    """Whether the chunks hold so few items that they are not worth other processes; looks at no more than it must."""
+    items = 0
+    for chunk in chunks:
+        items += len(chunk)
+        if items > FEW:
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """The work is done by `jobs` processes of this machine."""
+
+    jobs: int
+
+    def map_chunks(self, function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> Iterator[Result]:
+        """As `Engine.map_chunks`; with one job in this process, too."""
+        if self.jobs == 1 or are_few(chunks):
+            yield from map(function, chunks)
+            return
+        waiting: deque[Future[Result]] = deque()
+        pool = keep_pool(self.jobs)
         try:
-            for results in run_chunks(function, chunks[done:], jobs, limits):
-                yield from results
-                done, tries = done + 1, 0
-        except BrokenExecutor as error:
-            tries += 1
-            if tries == TRIES:
-                raise EnvironmentFault(NO_WORKERS) from error
+            for chunk in chunks:
+                waiting.append(pool.submit(function, chunk))
+                if len(waiting) > AHEAD * self.jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except TerminatedWorkerError as error:
+            keep_pool.cache_clear()
+            raise EnvironmentFault(WORKER_DIED) from error
+        finally:
+            for left in waiting:
+                left.cancel()
+
+    def map_contained(
+        self,
+        function: Callable[[Sequence[Item]], Result],
+        chunks: Sequence[Sequence[Item]],
+        limits: Limits,
+        load: Callable[[Item], Item] | None = None,
+    ) -> Iterator[tuple[Sequence[Item], Result | Lost]]:
+        """As `Engine.map_contained`; nothing is loaded, since the processes see this machine's disk."""
+        done = tries = 0
+        while done < len(chunks):
+            try:
+                for results in run_chunks(function, chunks, done, self.jobs, limits):
+                    yield from results
+                    done, tries = done + 1, 0
+            except BrokenExecutor as error:
+                tries += 1
+                if tries == TRIES:
+                    raise EnvironmentFault(NO_WORKERS) from error
+
+
+@lru_cache(maxsize=1)
+def keep_pool(jobs: int) -> ProcessPoolExecutor:
+    """Processes for trusted work. They stay for the work that comes next, and end when none has come for IDLE seconds.
+
+    Not the pool that joblib keeps: that one must be joblib's alone.
+    """
+    return ProcessPoolExecutor(jobs, timeout=IDLE)
 
 
 def run_chunks(
-    function: Callable[[Sequence[Item]], list[Result]], chunks: Sequence[Sequence[Item]], jobs: int, limits: Limits
-) -> Iterator[list[Result | Lost]]:
-    """The results of each chunk, in order; raises BrokenExecutor where the pool of processes gives up."""
-    with open_pool(function, min(jobs, len(chunks)), limits) as pool:
+    function: Callable[[Sequence[Item]], Result],
+    chunks: Sequence[Sequence[Item]],
+    first: int,
+    jobs: int,
+    limits: Limits,
+) -> Iterator[list[tuple[Sequence[Item], Result | Lost]]]:
+    """What becomes of each chunk from `first` on, in order; raises BrokenExecutor where the pool gives up."""
+    with open_pool(function, min(jobs, len(chunks) - first), limits) as pool:
         start = partial(start_chunk, pool, function, limits)
-        waiting: deque[tuple[Sequence[Item], ProcessFuture[list[Result]]]] = deque()
-        for chunk in chunks:
+        waiting: deque[tuple[Sequence[Item], ProcessFuture[Result]]] = deque()
+        for position in range(first, len(chunks)):
+            chunk = chunks[position]
             waiting.append((chunk, start(chunk)))
             if len(waiting) > AHEAD * jobs:
                 yield collect(start, *waiting.popleft(), partial(run_alone, function, limits))
@@ -97,7 +203,7 @@ def open_pool(function: Callable[..., object], jobs: int, limits: Limits) -> Gen
     """Worker processes for `function`, ended when the block is left."""
     # Quick where it is safe; on macOS the system's libraries must not be forked once they are loaded.
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    with ProcessPool(jobs, initializer=limit_memory, initargs=[limits.memory, function], context=context) as pool:
+    with ProcessPool(jobs, initializer=start_worker, initargs=[limits.memory, function], context=context) as pool:
         try:
             yield pool
         finally:
@@ -105,8 +211,8 @@ def open_pool(function: Callable[..., object], jobs: int, limits: Limits) -> Gen
 
 
 def start_chunk(
-    pool: ProcessPool, function: Callable[[Sequence[Item]], list[Result]], limits: Limits, chunk: Sequence[Item]
-) -> ProcessFuture[list[Result]]:
+    pool: ProcessPool, function: Callable[[Sequence[Item]], Result], limits: Limits, chunk: Sequence[Item]
+) -> ProcessFuture[Result]:
     """Hand a chunk to the pool; raises BrokenExecutor where the pool has given up."""
     try:
         return pool.schedule(function, [chunk], timeout=limits.seconds)
@@ -115,22 +221,22 @@ def start_chunk(
 
 
 def collect(
-    start: Callable[[Sequence[Item]], ProcessFuture[list[Result]]],
+    start: Callable[[Sequence[Item]], ProcessFuture[Result]],
     chunk: Sequence[Item],
-    future: ProcessFuture[list[Result]],
+    future: ProcessFuture[Result],
     alone: Callable[[Item], Result | Lost],
-) -> list[Result | Lost]:
-    """The results of a chunk; where its worker was lost, those of each item on its own."""
+) -> list[tuple[Sequence[Item], Result | Lost]]:
+    """The chunk with its result; where its worker was lost, each item with its own."""
     try:
-        return [*future.result()]
+        return [(chunk, future.result())]
     except (TookTooLong, ProcessExpired):
         if len(chunk) == 1:
-            return [alone(chunk[0])]
+            return [([chunk[0]], alone(chunk[0]))]
         again = [([item], start([item])) for item in chunk]
-        return [result for one, future in again for result in collect(start, one, future, alone)]
+        return [found for one, future in again for found in collect(start, one, future, alone)]
 
 
-def run_alone(function: Callable[[Sequence[Item]], list[Result]], limits: Limits, item: Item) -> Result | Lost:
+def run_alone(function: Callable[[Sequence[Item]], Result], limits: Limits, item: Item) -> Result | Lost:
     """The result of one item in a pool of its own.
 
     Where a worker dies just after it took its next chunk, the pool may still believe that it held the one before: only
@@ -140,7 +246,7 @@ def run_alone(function: Callable[[Sequence[Item]], list[Result]], limits: Limits
     for _ in range(TRIES):
         with open_pool(function, 1, limits) as pool:
             try:
-                return start_chunk(pool, function, limits, [item]).result()[0]
+                return start_chunk(pool, function, limits, [item]).result()
             except TookTooLong:
                 return Lost(f"took longer than {limits.seconds:g} s and was ended")
             except ProcessExpired as error:
@@ -155,11 +261,25 @@ def describe_exit(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
-def limit_memory(most: int, _: Callable[..., object]) -> None:
-    """Let this process ask for at most `most` bytes more than it has now; only Linux counts and limits that.
+def start_worker(most: int, _: Callable[..., object]) -> None:
+    """Let this process leave with the one that started it, and ask for at most `most` bytes more than it has now.
 
     The second argument is the work to come: unpickling it has imported what it needs, which does not count.
     """
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    limit_memory(most)
+
+
+def leave_with_parent() -> None:
+    """End this process when the one that started it has ended, even where that was killed and this one hangs."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def limit_memory(most: int) -> None:
+    """Let this process ask for at most `most` bytes more than it has now; only Linux counts and limits that."""
     if sys.platform == "linux":
         import resource
 

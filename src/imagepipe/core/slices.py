@@ -4,10 +4,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class ImageFiles:
         )
 
 
-def list_image_files(table: pd.DataFrame, folder: Path, column: str = "path") -> ImageFiles:
+def list_image_files(table: "pd.DataFrame", folder: Path, column: str = "path") -> ImageFiles:
     """The files of the rows: the paths in `column` below `folder`, or the slices of the shards that the table names."""
     names = table[column].to_numpy(dtype=object)
     if "shard" not in table.columns:

@@ -1,10 +1,9 @@
 """How a run is followed: a bar on a terminal, one plain line an epoch everywhere."""
 
-import sys
 import time
 from types import TracebackType
 
-from rich import progress as bars
+from imagepipe.core.progress import make_bar
 
 
 class Progress:
@@ -14,14 +13,7 @@ class Progress:
         self.epochs = epochs
         self.images = 0
         self.started = time.perf_counter()
-        self.bar = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
-            bars.TaskProgressColumn(),
-            bars.TimeRemainingColumn(),
-            transient=True,
-            disable=not sys.stdout.isatty(),
-        )
+        self.bar = make_bar()
         self.task = self.bar.add_task("training", total=epochs * images_per_epoch)
 
     def __enter__(self) -> "Progress":
