@@ -8,15 +8,26 @@ import random
 import stat
 import struct
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imagepipe.core.errors import EnvironmentFault, InputError
+from imagepipe.core.slices import FileSlice
 from imagepipe.sources import archive as module
-from imagepipe.sources.archive import list_members, repack_archive
+from imagepipe.sources.archive import (
+    Member,
+    list_members,
+    make_pax_header,
+    parse_header,
+    repack_archive,
+    write_members,
+)
 from tests.conftest import SHARED
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -596,6 +607,76 @@ def test_a_damaged_tar_of_ours_says_to_fetch_again(tmp_path: Path) -> None:
         list_members(tmp_path / "files.tar")
     (tmp_path / "files.tar").write_bytes(b"x" * 1024)
     with pytest.raises(InputError, match=r"files\.tar: is damaged: .*Run the fetch stage again\.$"):
+        list_members(tmp_path / "files.tar")
+
+
+LETTERS = st.characters(exclude_categories=["Cc", "Cs"])
+NAMES = st.text(LETTERS, min_size=1, max_size=120) | st.integers(1, 300).map(lambda length: "x" * length)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(NAMES.map(lambda name: f"{name}."), st.integers(0, 1100), max_size=5))
+def test_our_tar_is_read_as_tarfile_reads_it(sizes: dict[str, int]) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
+        for name, size in sizes.items():
+            archive.addfile(make_header(name, size=size), io.BytesIO(bytes(size)))
+    with tempfile.TemporaryDirectory() as folder:
+        tar = Path(folder) / "files.tar"
+        write_members((Member(name, size, iter([bytes(size)])) for name, size in sizes.items()), tar)
+        assert tar.read_bytes() == out.getvalue()
+        members = list_members(tar)
+        with tarfile.open(tar, encoding="utf-8") as archive:
+            found = {info.name: FileSlice(tar, info.offset_data, info.size) for info in archive}
+        assert (members, list(members)) == (found, list(sizes))
+
+
+@pytest.mark.parametrize("name", ["a.png", "é.png", "x" * 200])
+@pytest.mark.parametrize("size", [0, 8**11 - 1, 8**11, 10**13])
+def test_a_header_of_any_size_is_the_one_that_tarfile_writes(name: str, size: int) -> None:
+    header = make_pax_header(name, size)
+    assert header == make_header(name, size=size).tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+    assert parse_header(header) == (name, size)
+
+
+def test_any_damage_to_a_header_of_ours_is_noticed(tmp_path: Path) -> None:
+    tar = tmp_path / "files.tar"
+    write_members(iter([Member("a.png", 3, iter([b"abc"])), Member("cats/b.png", 2, iter([b"de"]))]), tar)
+    data = tar.read_bytes()
+    for at in [*range(0, 160), *range(160, 512, 11), *range(1024, 1536, 7), *range(2048, len(data), 499)]:
+        tar.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(InputError, match=r"files\.tar: is damaged: .*\. Run the fetch stage again\.$"):
+            list_members(tar)
+
+
+def test_damage_to_an_extended_header_is_noticed_but_in_the_name_itself(tmp_path: Path) -> None:
+    tar = tmp_path / "files.tar"
+    write_members(iter([Member("é.png", 3, iter([b"abc"]))]), tar)
+    data = tar.read_bytes()
+    assert data[512:530].startswith("15 path=é.png\n".encode())
+    for at in [*range(0, 512, 7), *range(512, 520), *range(526, 1024, 13), *range(1024, 1536, 7)]:
+        tar.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(InputError, match=r"files\.tar: is damaged: .*\. Run the fetch stage again\.$"):
+            list_members(tar)
+
+
+def test_our_tar_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    tar = tmp_path / "files.tar"
+    write_members(iter([Member("a.png", 700, iter([bytes(700)])), Member("é.png", 2, iter([b"de"]))]), tar)
+    data = tar.read_bytes()
+    assert len(list_members(tar)) == 2
+    for length in [*range(0, len(data), 97), len(data) - 1]:
+        tar.write_bytes(data[:length])
+        with pytest.raises(InputError, match=r"files\.tar: is damaged: .*\. Run the fetch stage again\.$"):
+            list_members(tar)
+    tar.write_bytes(data + bytes(512))
+    with pytest.raises(InputError, match=r"is damaged: what follows byte 3584 is not the end of a tar\. Run the fetch"):
+        list_members(tar)
+
+
+def test_another_tar_is_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "files.tar").write_bytes(make_tar((make_header("a.png", mode=0o755), b"x")))
+    with pytest.raises(InputError, match=r"is damaged: what is at byte 0 is no header of ours\. Run the fetch"):
         list_members(tmp_path / "files.tar")
 
 

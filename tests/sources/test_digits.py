@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.sources import digits, read_records
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.records import Record, write_source_info

@@ -44,6 +44,14 @@ def test_class_folders(tmp_path: Path) -> None:
     assert (info.licence, info.published, info.options) == ("not stated", False, {})
 
 
+def test_what_records_share_is_one_string(tmp_path: Path) -> None:
+    first, second = read(write_files(tmp_path / "pets", "train/big cat/1.jpg", "train/big cat/2.jpg"))[0]
+    assert first.class_name is second.class_name
+    assert first.columns is second.columns
+    (third,) = read(write_files(tmp_path / "more", "big cat/1.jpg"))[0]
+    assert third.source is third.key
+
+
 def test_the_name_is_the_params_where_they_give_one(tmp_path: Path) -> None:
     assert read(write_files(tmp_path / "pets.v2", "cat/1.jpg"))[1].name == "pets.v2"
     assert read(write_files(tmp_path / "more", "cat/1.jpg"), name="My pets")[1].name == "My pets"

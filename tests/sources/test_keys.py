@@ -4,10 +4,11 @@ import unicodedata
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from imagepipe.sources.keys import make_keys
+from imagepipe.sources import keys as module
+from imagepipe.sources.keys import SAFE, find_equal, make_keys, make_safe
 
 NFD = unicodedata.normalize("NFD", "é")
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
@@ -31,7 +32,13 @@ def make_key(path: str) -> str:
 
 def list_keys(pairs: Sequence[tuple[str, str]]) -> list[str]:
     """The keys of (part, path below the part), where the part is the folder that holds its files."""
-    return make_keys([(part, below, f"{part}/{below}") for part, below in pairs])
+    return list_all_keys([(part, below, f"{part}/{below}") for part, below in pairs])
+
+
+def list_all_keys(paths: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The keys of (part, path below the part, whole path)."""
+    parts, below, wholes = ([path[column] for path in paths] for column in range(3))
+    return make_keys(parts, below, wholes)
 
 
 def fold(key: str) -> str:
@@ -87,6 +94,41 @@ def test_case_twins_of_two_parts_are_told_apart_by_the_part() -> None:
     assert list_keys([("train", "Cat/1.jpg"), ("val", "cat/1.jpg")]) == ["train/Cat/1.jpg", "val/cat/1.jpg"]
 
 
+def test_a_safe_path_is_no_second_string() -> None:
+    path = "cat/" + "1.jpg"
+    assert make_keys(["train"], [path], ["train/cat/1.jpg"])[0] is path
+
+
+def test_names_of_one_hash_are_looked_at_twice() -> None:
+    names = ["b", "a", "B", "c", "a"]
+    assert find_equal(names) == [1, 4]
+    assert find_equal(names, str.lower) == [0, 1, 2, 4]
+    assert find_equal([Alike(name) for name in names]) == [1, 4]
+    assert find_equal([]) == []
+
+
+class Alike(str):
+    """Text whose hash is that of any other."""
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __str__(self) -> "Alike":
+        return self
+
+
+@given(
+    PATHS | st.lists(st.sampled_from(["con", ".png", "a", "B", "7", " ", ".", "/", "lpt1", "%", "\x7f"])).map("".join)
+)
+def test_what_is_safe_at_a_glance_needs_no_change(path: str) -> None:
+    assume(all(path.split("/")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SAFE", re.compile("(?!)"))
+        slowly = make_safe(path)
+    assert make_safe(path) == slowly
+    assert bool(SAFE.fullmatch(path)) == (path.isascii() and path == slowly)
+
+
 def test_case_twins_get_a_hash_and_nothing_else_does() -> None:
     upper, lower, other = list_keys([("", "Cat/1.jpg"), ("", "cat/1.jpg"), ("", "cat/2.jpg")])
     assert re.fullmatch(r"Cat/1\.jpg~[0-9a-f]{8}", upper)
@@ -98,7 +140,8 @@ def test_case_twins_get_a_hash_and_nothing_else_does() -> None:
 @pytest.mark.parametrize("part", ["", "test"])
 def test_one_path_of_two_folders_in_the_same_part_gets_the_hash_of_the_whole_path(part: str) -> None:
     wholes = ["m_train/1.png", "m_test/1.png"]
-    first, second, other = make_keys([*((part, "1.png", whole) for whole in wholes), (part, "2.png", "m_test/2.png")])
+    pairs = [(part, "1.png", whole) for whole in wholes]
+    first, second, other = list_all_keys([*pairs, (part, "2.png", "m_test/2.png")])
     hashes = [hashlib.sha256(whole.encode()).hexdigest()[:8] for whole in wholes]
     front = f"{part}/" if part else ""
     assert [first, second, other] == [f"{front}1.png~{hashes[0]}", f"{front}1.png~{hashes[1]}", "2.png"]
@@ -121,7 +164,7 @@ def test_keys_are_unique_on_a_disk_that_ignores_case_and_form(pairs: list[tuple[
 def test_keys_of_several_folders_in_a_part_are_unique(paths: list[tuple[str, str, str]]) -> None:
     # What is in one part twice lies in two folders; the part itself does not show in the path.
     wholes = {f"{folder}/{below}": (part, below, f"{folder}/{below}") for part, folder, below in paths}
-    keys = make_keys(list(wholes.values()))
+    keys = list_all_keys(list(wholes.values()))
     assert len({fold(key) for key in keys}) == len(wholes)
 
 

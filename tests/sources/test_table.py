@@ -1,4 +1,5 @@
 import io
+import pickle
 import re
 import sys
 import unicodedata
@@ -95,6 +96,14 @@ def test_a_parquet_table(tmp_path: Path) -> None:
         {"age": "9007199254740993", "score": "1.0"},
     ]
     assert info.classes == ["1", "2"]
+
+
+def test_the_index_of_a_parquet_table_is_no_matter(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": ["a", "b"], "label": ["x", "y"], "age": [7, 8]}, index=[5, 5])
+    table.to_parquet(write_files(tmp_path / "x", "a", "b") / "x.parquet")
+    records, _ = read(tmp_path / "x")
+    assert list_rows(records) == [("a", "x", ""), ("b", "y", "")]
+    assert [record.columns for record in records] == [{"age": "7"}, {"age": "8"}]
 
 
 def test_whole_labels_of_a_parquet_table_stay_whole_beside_empty_ones(tmp_path: Path) -> None:
@@ -210,6 +219,38 @@ def test_a_folder_without_a_table(tmp_path: Path) -> None:
 
 
 # Columns
+
+
+def test_further_cells_are_a_mapping_and_travel_as_a_plain_one(tmp_path: Path) -> None:
+    records, _ = read(write(tmp_path / "x", "file,label,age,eyes\na,cat,7,green\nb,dog,,blue\n", "a", "b"))
+    cells = records[1].columns
+    assert (list(cells), len(cells), cells["eyes"], cells.get("age"), cells.get("tail")) == (
+        ["age", "eyes"],
+        2,
+        "blue",
+        "",
+        None,
+    )
+    with pytest.raises(KeyError):
+        cells["tail"]
+    assert type(pickle.loads(pickle.dumps(records))[1].columns) is dict
+    assert pickle.loads(pickle.dumps(records)) == records
+
+
+def test_a_file_is_found_by_the_plain_form_of_its_letters(tmp_path: Path) -> None:
+    kelvin = "\u212a.png"  # whose composed form is the letter K
+    records, _ = read(write(tmp_path / "x", "file,label\nK.png,cat\n", kelvin))
+    assert [record.source for record in records] == [kelvin]
+
+
+def test_what_records_share_is_one_string(tmp_path: Path) -> None:
+    text = "file,label,group,split\nimg/a,cat,g1,train\nimg/b,cat,g1,train\n"
+    first, second = read(write(tmp_path / "x", text, "img/a", "img/b"))[0]
+    assert (first.class_name, first.group, first.part) == ("cat", "g1", "train")
+    assert first.class_name is second.class_name
+    assert first.group is second.group
+    assert first.source is first.key
+    assert first.columns is second.columns
 
 
 def test_split_group_and_further_columns(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.slices import FileSlice
 from imagepipe.sources import torchvision_exports, torchvision_sets
 from imagepipe.sources.records import Record, SourceInfo

@@ -482,7 +482,7 @@ import sys
 sys.modules["torch"] = sys.modules["torchvision"] = None  # importing either fails now
 from dataclasses import replace
 from pathlib import Path
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.run import RunParams
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.torchvision_sets import SETS, fetch, read_records

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.slices import FileSlice
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.trees import (
@@ -244,6 +244,7 @@ def test_a_tree_is_sorted_and_knows_its_folders() -> None:
     tree = make_tree({"b/1": part, "a/c/2": part, "0": part}, ["note"])
     assert list(tree.files) == ["0", "a/c/2", "b/1"]
     assert tree.folders == {"a", "a/c", "b"}
+    assert make_tree({"a/b/c/d": part}).folders == {"a", "a/b", "a/b/c"}
     assert tree.notes == ("note",)
 
 

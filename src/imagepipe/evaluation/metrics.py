@@ -32,10 +32,16 @@ def measure_accuracy(correct: int, count: int, confidence: float) -> Interval:
     return Interval(correct / count, float(bounds.low), float(bounds.high))
 
 
+def number_classes(predictions: pd.DataFrame, column: str) -> NDArray[np.integer]:
+    """The labels (N,) of the classes in a column; scikit-learn needs twenty times as long for names."""
+    return pd.Categorical(predictions[column], categories=list_predicted_classes(predictions)).codes
+
+
 def count_confusions(predictions: pd.DataFrame) -> NDArray[np.int64]:
     """Counts (classes, classes): row the true class, column the predicted one."""
-    classes = list_predicted_classes(predictions)
-    return np.asarray(confusion_matrix(predictions["class"], predictions["predicted"], labels=classes), np.int64)
+    truth, predicted = (number_classes(predictions, column) for column in ("class", "predicted"))
+    labels = np.arange(len(list_predicted_classes(predictions)))
+    return np.asarray(confusion_matrix(truth, predicted, labels=labels), np.int64)
 
 
 def measure_classes(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -45,9 +51,9 @@ def measure_classes(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     classes = list_predicted_classes(predictions)
     precision, recall, f1, images = precision_recall_fscore_support(
-        predictions["class"],
-        predictions["predicted"],
-        labels=classes,
+        number_classes(predictions, "class"),
+        number_classes(predictions, "predicted"),
+        labels=np.arange(len(classes)),
         average=None,
         zero_division=0,  # pyright: ignore[reportArgumentType]
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from imagepipe.core.errors import InputError, list_findings, suggest_name
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.run import RunParams
 from imagepipe.sources import digits, folder, table, torchvision_sets
 from imagepipe.sources.classes import check_chosen, check_twins, read_chosen

@@ -28,6 +28,7 @@ from typing import IO, NoReturn, cast
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import report_write_errors
+from imagepipe.core.shards import make_header
 from imagepipe.core.slices import FileSlice
 from imagepipe.sources.names import MOST_NAME, count_noun, describe_litter, find_litter, fold_name, shorten, show_name
 
@@ -196,7 +197,7 @@ def repack_archive(path: Path, target: Path, most_bytes: int) -> list[str]:
     """Check the archive `path` and copy its files, in its order, into the plain tar `target`; returns notes.
 
     `target` depends on the names and bytes of the members alone: PAX, mode 0644, no times, no owners. Memory stays flat
-    but for the names. Raises InputError for everything that is wrong with the archive, EnvironmentFault where a disk
+    but for the names and a zip's directory. Raises InputError for everything that is wrong with the archive, EnvironmentFault where a disk
     fails; no half `target` stays.
     """
     if not path.is_file():
@@ -209,10 +210,10 @@ def repack_archive(path: Path, target: Path, most_bytes: int) -> list[str]:
 
 
 def list_members(tar: Path) -> dict[str, FileSlice]:
-    """The files of a tar that `repack_archive` wrote, by name, in its order; raises InputError where it is damaged."""
+    """The files of a tar that `write_members` wrote, by name, in its order; raises InputError where it is damaged."""
     try:
-        with tarfile.open(tar, "r:", encoding="utf-8") as archive:
-            return {info.name: FileSlice(tar, info.offset_data, info.size) for info in archive}
+        with tar.open("rb") as file:
+            return {name: FileSlice(tar, offset, size) for name, offset, size in read_headers(file)}
     except OSError as error:
         raise InputError(f"{tar}: cannot be read: {error.strerror}. Run the fetch stage again.") from error
     except DAMAGE as error:
@@ -221,21 +222,69 @@ def list_members(tar: Path) -> dict[str, FileSlice]:
 
 def write_members(members: Iterator[Member], target: Path) -> None:
     """Write a tar whose bytes depend on the members alone."""
-    info = TarInfo()  # a regular file of mode 0644 that nobody owns, of 1970
     try:
         with report_write_errors(target), target.open("wb") as out:
             for member in members:
-                info.name, info.size = member.name, member.size
-                out.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
+                out.write(make_pax_header(member.name, member.size))
                 for block in member.blocks:
                     out.write(block)
                 out.write(bytes(-member.size % tarfile.BLOCKSIZE))
-            out.write(bytes(2 * tarfile.BLOCKSIZE))
-            out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
+            out.write(make_end(out.tell()))
     except BaseException:
         if target.is_file():
             target.unlink()
         raise
+
+
+def make_pax_header(name: str, size: int) -> bytes:
+    """The header of a regular file of mode 0644 that nobody owns, of 1970; an extended one where USTAR has no room."""
+    if name.isascii() and len(name) <= tarfile.LENGTH_NAME and size < 8**11:
+        return make_header(name, size)
+    info = TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def make_end(position: int) -> bytes:
+    """What follows the last member, which ends at `position`: two blocks of zeros, and more up to a whole record."""
+    return bytes(2 * tarfile.BLOCKSIZE + -(position + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
+
+
+def read_headers(file: BufferedIOBase) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and bytes of each member that `write_members` wrote; raises one of DAMAGE for any other header.
+
+    tarfile needs ten times as long, and takes a damaged header for the end.
+    """
+    position = 0
+    while header := read_header(file):
+        name, size = parse_header(header)
+        if header != make_pax_header(name, size):
+            raise ReadError(f"what is at byte {position} is no header of ours")
+        position += len(header)
+        yield name, position, size
+        position = file.seek(position + size + -size % tarfile.BLOCKSIZE)
+    file.seek(position)
+    if file.read() != make_end(position):
+        raise ReadError(f"what follows byte {position} is not the end of a tar")
+
+
+def read_header(file: BufferedIOBase) -> bytes:
+    """The blocks that stand before a member's data; none at the end."""
+    header = file.read(tarfile.BLOCKSIZE)
+    if header[156:157] == tarfile.XHDTYPE:
+        header += file.read(min(int(header[124:135], 8), MOST_HEADER) // -tarfile.BLOCKSIZE * -tarfile.BLOCKSIZE)
+        header += file.read(tarfile.BLOCKSIZE)
+    return header if any(header[:1]) else b""
+
+
+def parse_header(header: bytes) -> tuple[str, int]:
+    """The name and the size that a header states, or the extended one before it."""
+    last = header[-tarfile.BLOCKSIZE :]
+    name, size = last[: tarfile.LENGTH_NAME].rstrip(b"\0"), int(last[124:135], 8)
+    if len(header) > tarfile.BLOCKSIZE:
+        stated: dict[bytes, bytes] = dict(re.findall(rb"[0-9]+ (path|size)=([^\n]*)\n", header[: -tarfile.BLOCKSIZE]))
+        name, size = stated.get(b"path", name), int(stated.get(b"size", size))
+    return name.decode("utf-8"), size
 
 
 def read_members(inspection: Inspection) -> Generator[Member]:
@@ -290,8 +339,12 @@ def report_damage(inspection: Inspection) -> Generator[None]:
 def read_zip(inspection: Inspection) -> Iterator[Member]:
     """The files of a zip in the order of its directory."""
     with zipfile.ZipFile(inspection.path) as archive:
-        check_count(len(archive.infolist()), inspection)
-        for info in archive.infolist():
+        entries = archive.infolist()
+        check_count(len(entries), inspection)
+        archive.NameToInfo.clear()  # half a kilobyte for each entry, given back on the way
+        entries.reverse()
+        while entries:
+            info = entries.pop()
             raw_name = read_zip_name(info)
             name = inspection.enter(raw_name)
             kind = stat.S_IFMT(info.external_attr >> 16)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import hash_file, report_write_errors
+from imagepipe.core.files import report_write_errors
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.run import RunParams
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.records import ArrayPart, Record, SourceInfo, make_array_records

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import hash_bytes, hash_file, report_write_errors
+from imagepipe.core.files import report_write_errors
+from imagepipe.core.hashes import hash_bytes, hash_file
 from imagepipe.sources.remote import Reader, RemoteFault, TransientError, choose_reader, hide_credentials, read_http
 
 ATTEMPTS = 3

@@ -4,9 +4,10 @@ The class is the first folder below the root, or below the part; folders inside 
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagepipe.core.errors import InputError, list_findings
@@ -30,13 +31,23 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledFile:
-    """One file of a class folder: its path in the tree, its part, its class and its path below the part."""
+class LabelledFiles:
+    """The files of class folders, in columns: path in the tree, part, class and path below the part.
 
-    path: str
-    part: str
-    class_name: str
-    below: str
+    Where a path below the part is the whole path, it is that very string.
+    """
+
+    paths: list[str] = field(default_factory=list[str])
+    parts: list[str] = field(default_factory=list[str])
+    classes: list[str] = field(default_factory=list[str])
+    below: list[str] = field(default_factory=list[str])
+
+    def add(self, path: str, part: str, class_name: str, below: str) -> None:
+        """Add one file."""
+        self.paths.append(path)
+        self.parts.append(part)
+        self.classes.append(sys.intern(class_name))  # one string for all files of a class
+        self.below.append(below)
 
 
 def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
@@ -48,13 +59,13 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     where = show_place(params)
     layout = find_layout(tree, where)
     labelled, unlabelled = label_files(tree, layout)
-    if not labelled:
+    if not labelled.paths:
         raise InputError(
             f"{where}: holds no class folders with files; expected `cat/…`, `dog/…`, or those below `train/`, `val/` "
             f"and `test/`. Found: {', '.join(map(show_name, sorted(tree.files)[:5])) or 'nothing'}."
         )
     nested = check_nesting(tree, layout, where)
-    classes = sorted({file.class_name for file in labelled})
+    classes = sorted(set(labelled.classes))
     unwritable = [show_name(name) for name in classes if not is_text(name)]
     if unwritable:
         raise InputError(list_findings("class folders whose names are not UTF-8", unwritable, "Rename them."))
@@ -71,10 +82,10 @@ def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
     """One record for each file in a class folder, undecoded."""
     tree = open_tree(source, raw_dir, info)
     labelled, _ = label_files(tree, find_layout(tree, str(source)))
-    keys = make_keys([(file.part, file.below, file.path) for file in labelled])
+    keys = make_keys(labelled.parts, labelled.below, labelled.paths)
     return [
-        Record(key, file.class_name, file.part, "", escape(file.path), tree.files[file.path])
-        for key, file in zip(keys, labelled, strict=True)
+        Record(key, class_name, part, "", escape(path), tree.files[path])
+        for key, class_name, part, path in zip(keys, labelled.classes, labelled.parts, labelled.paths, strict=True)
     ]
 
 
@@ -145,10 +156,10 @@ def list_tops(tree: Tree, root: str) -> list[str]:
     return sorted(name for name in below if name and "/" not in name)
 
 
-def label_files(tree: Tree, layout: Layout) -> tuple[list[LabelledFile], list[str]]:
+def label_files(tree: Tree, layout: Layout) -> tuple[LabelledFiles, list[str]]:
     """The files in class folders, and the paths of those in none."""
     part_of = {folder: part for part, folder in layout.parts.items()}
-    labelled: list[LabelledFile] = []
+    labelled = LabelledFiles()
     unlabelled: list[str] = []
     for path in tree.files:
         below = path.removeprefix(layout.root) if path.startswith(layout.root) else ""
@@ -158,7 +169,7 @@ def label_files(tree: Tree, layout: Layout) -> tuple[list[LabelledFile], list[st
             part = part_of.get(folder, "")
         class_name, slash, _ = below.partition("/")
         if slash and (part or not part_of):
-            labelled.append(LabelledFile(path, part, class_name, below))
+            labelled.add(path, part, class_name, below)
         else:
             unlabelled.append(path)
     return labelled, unlabelled
@@ -170,10 +181,10 @@ def list_empty(tree: Tree, layout: Layout, classes: Sequence[str]) -> set[str]:
     return {escape(name) for root in roots for name in list_tops(tree, root)}.difference(classes)
 
 
-def describe_layout(tree: Tree, layout: Layout, labelled: Sequence[LabelledFile]) -> list[str]:
+def describe_layout(tree: Tree, layout: Layout, labelled: LabelledFiles) -> list[str]:
     """What each folder was taken for, where that is not plain."""
     notes = [f"classes and parts were looked for in `{show_name(layout.root)}`"] if layout.root else []
-    counts = Counter(file.part for file in labelled)
+    counts = Counter(labelled.parts)
     parts = ", ".join(f"{folder} ({counts[part]} files)" for part, folder in layout.parts.items())
     like_parts = [top for top in list_tops(tree, layout.root) if name_part(top)]
     if parts:

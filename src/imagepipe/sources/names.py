@@ -25,6 +25,8 @@ def name_part(text: str) -> str:
 
 def escape(name: str) -> str:
     """The name as UTF-8 text; bytes that are none are shown as `\\xe9`."""
+    if name.isascii():
+        return name
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -59,7 +61,8 @@ def describe_litter(left_out: Mapping[str, int]) -> list[str]:
 def fold_name(name: str) -> str:
     """`name` as a disk sees it that ignores case and Unicode form."""
     if name.isascii():
-        return name.lower()
+        folded = name.lower()
+        return name if folded == name else folded  # not one more string for each of a million names
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator
 
-from imagepipe.core.config import Params
+from imagepipe.core.config import Params, read_pairs
 
 NO_FOLDER = "data/source"  # what `fetch.path` names where the source reads nothing on disk
 OUTPUT_FOLDERS = ("data/raw", "data/images", "data/manifests", "models", "reports")
@@ -52,10 +52,4 @@ class FetchParams(Params):
 
     def read_options(self) -> dict[str, str]:
         """`fetch.options` (`name=value name=value`) as a mapping; raises ValueError for a word without `=`."""
-        pairs: dict[str, str] = {}
-        for word in self.options.split():
-            name, equals, value = word.partition("=")
-            if not (name and equals and value) or name in pairs:
-                raise ValueError(f"found {word!r}; expected words of the form name=value, each name once")
-            pairs[name] = value
-        return pairs
+        return read_pairs(self.options)

@@ -14,6 +14,8 @@ from imagepipe.core.files import write_json
 from imagepipe.core.manifest import order_classes
 from imagepipe.core.slices import FileSlice
 
+NO_COLUMNS: Mapping[str, str] = {}  # one for all records
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -31,7 +33,7 @@ class Record:
     group: str
     source: str
     image: NDArray[np.uint8] | FileSlice
-    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    columns: Mapping[str, str] = field(default_factory=lambda: NO_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 
@@ -26,12 +28,13 @@ from imagepipe.core.tables import (
     check_header,
     find_column,
     parse_numbered_table,
+    share_cells,
     simplify_name,
 )
-from imagepipe.sources.keys import make_keys
+from imagepipe.sources.keys import find_equal, make_keys
 from imagepipe.sources.names import escape, name_part, show_name
 from imagepipe.sources.params import FetchParams, TableParams
-from imagepipe.sources.records import Record, SourceInfo
+from imagepipe.sources.records import NO_COLUMNS, Record, SourceInfo
 from imagepipe.sources.trees import TABLES, Tree, describe_tree, obtain_tree, open_tree, show_place
 
 READS_DISK = True
@@ -44,28 +47,56 @@ DRIVE = re.compile(r"[A-Za-z]:")
 PART_AT_END = re.compile(r"(?:^|[^a-z])([a-z]+)$")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a table: `path` is below the tree's root, `below` the same path below the folder of the images.
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadTable:
+    """The rows of a table, column by column, and a note on what its columns were taken for.
 
-    `where` is the table and line, for messages.
+    `paths` are below the tree's root, `below` the same paths below the folder of the images. `lines` say where in the
+    table each row stands. `further` are the columns that nothing else was made of.
     """
 
-    where: str
-    path: str
-    below: str
-    label: str
-    part: str
-    group: str
-    columns: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadTable:
-    """The rows of a table, and a note on what its columns were taken for."""
-
-    rows: list[Row]
+    name: str
+    lines: Sequence[int]
+    further: Mapping[str, "pd.Series[str]"]
     note: str
+    paths: list[str] = field(default_factory=list[str])
+    below: list[str] = field(default_factory=list[str])
+    labels: list[str] = field(default_factory=list[str])
+    parts: list[str] = field(default_factory=list[str])
+    groups: list[str] = field(default_factory=list[str])
+
+    def locate(self, row: int) -> str:
+        """The table and line of a row, for messages."""
+        return f"{self.name}, line {self.lines[row]}"
+
+    def describe(self, row: int) -> str:
+        """The same, and the path."""
+        return f"{self.locate(row)}: {show_name(self.paths[row])}"
+
+
+class Cells(Mapping[str, str]):
+    """The further cells of one row, fetched from their columns when they are asked for.
+
+    So a row costs 56 bytes beside the table's text; another process gets a plain dict.
+    """
+
+    __slots__ = ("columns", "row")
+
+    def __init__(self, columns: Mapping[str, "pd.Series[str]"], row: int) -> None:
+        self.columns = columns
+        self.row = row
+
+    def __getitem__(self, name: str) -> str:
+        return str(self.columns[name].iat[self.row])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return dict, (dict(self),)
 
 
 def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
@@ -76,12 +107,15 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     tree = obtain_tree(params, run, raw_dir)
     where = show_place(params)
     tables = read_tables(tree, params.table, where)
-    rows = [row for table in tables for row in table.rows]
-    check_rows(rows)
-    check_parts(rows, where)
-    check_files(rows, tree, where)
-    notes = [*tree.notes, *(table.note for table in tables), *describe_strangers(rows, tree)]
-    info = describe_tree(params, raw_dir, sorted({row.label for row in rows}), notes)
+    check_rows(tables)
+    check_parts(tables, where)
+    missing = list_missing(tables, tree)
+    check_files(missing, tables, where)
+    notes = [*tree.notes, *(table.note for table in tables)]
+    if missing:
+        notes.append(list_findings("rows whose file is missing", missing))
+    notes += describe_strangers(tables, tree)
+    info = describe_tree(params, raw_dir, sorted({label for table in tables for label in table.labels}), notes)
     return info.model_copy(update={"table": params.table.model_dump()})
 
 
@@ -89,12 +123,27 @@ def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
     """One record for each row, undecoded; a row whose file is missing has a record that cannot be read."""
     tree = open_tree(source, raw_dir, info)
     tables = read_tables(tree, TableParams.model_validate(info.table), str(source))
-    rows = [row for table in tables for row in table.rows]
-    keys = make_keys([(row.part, row.below, row.path) for row in rows])
+    parts, below, paths = ([], [], [])
+    for table in tables:
+        parts += table.parts
+        below += table.below
+        paths += table.paths
+    keys = iter(make_keys(parts, below, paths))
     missing = FileSlice(source, 0, None)
     return [
-        Record(key, row.label, row.part, row.group, escape(row.path), tree.files.get(row.path, missing), row.columns)
-        for key, row in zip(keys, rows, strict=True)
+        Record(
+            next(keys),
+            label,
+            part,
+            group,
+            escape(path),
+            tree.files.get(path, missing),
+            Cells(table.further, row) if table.further else NO_COLUMNS,
+        )
+        for table in tables
+        for row, (path, label, part, group) in enumerate(
+            zip(table.paths, table.labels, table.parts, table.groups, strict=True)
+        )
     ]
 
 
@@ -154,20 +203,29 @@ def read_table(finder: "Finder", name: str, part: str, params: TableParams) -> R
     used = {path_column, label_column, split_column, group_column}
     if not params.label:
         check_other_labels(table, label_column, used, shown)
-    cells: dict[str, list[str]] = {str(column): table[column].tolist() for column in table.columns}
-    further = [column for column in cells if column not in used and column.strip()]  # not the index that pandas wrote
-    prefix = choose_image_folder(finder, name, cells[path_column], params)
-    rows: list[Row] = []
-    for index, (text, label) in enumerate(zip(cells[path_column], cells[label_column], strict=True)):
-        where = f"{shown}, line {lines[index]}"
-        path, below = finder.find(prefix, text, where)
-        said = read_part(cells[split_column][index], split_column, where) if split_column else ""
-        group = cells[group_column][index].strip() if group_column else ""
-        columns = {column: cells[column][index] for column in further}
-        rows.append(Row(where, path, below, label, said or part, group, columns))
-    if not rows:
+    texts: list[str] = table[path_column].tolist()
+    prefix = choose_image_folder(finder, name, texts, params)
+    if not texts:
         raise InputError(f"{shown}: has no rows; expected one for each image.")
-    return ReadTable(rows, describe_columns(shown, path_column, label_column, split_column, group_column))
+    rows = ReadTable(
+        shown,
+        lines,
+        {column: table[column] for column in map(str, table.columns) if column not in used and column.strip()},
+        describe_columns(shown, path_column, label_column, split_column, group_column),
+        labels=share_cells(table[label_column]),
+        groups=[text.strip() for text in share_cells(table[group_column])] if group_column else [""] * len(texts),
+    )
+    said = share_cells(table[split_column]) if split_column else [""] * len(texts)
+    known = {"": part}
+    for row, text in enumerate(texts):
+        where = rows.locate(row)
+        path, below = finder.find(prefix, text, where)
+        if said[row] not in known:
+            known[said[row]] = read_part(said[row], split_column, where) or part
+        rows.paths.append(path)
+        rows.below.append(below)
+        rows.parts.append(known[said[row]])
+    return rows
 
 
 def describe_columns(name: str, path: str, label: str, split: str, group: str) -> str:
@@ -183,7 +241,7 @@ def check_other_labels(table: pd.DataFrame, chosen: str, used: Container[str], n
     """
     for other in map(str, table.columns):
         if other not in used and simplify_name(other) in NAME_COLUMNS:
-            pairs = set(zip(table[chosen], table[other], strict=True))
+            pairs = table[[chosen, other]].drop_duplicates()
             if not len(pairs) == table[chosen].nunique() == table[other].nunique():
                 raise InputError(
                     f"{name}: the columns {chosen!r} and {other!r} may both hold the labels, and they differ; name the "
@@ -202,12 +260,12 @@ def read_part(text: str, column: str, where: str) -> str:
     return part
 
 
-def parse_table(data: bytes, name: str) -> tuple[pd.DataFrame, list[int]]:
+def parse_table(data: bytes, name: str) -> tuple[pd.DataFrame, Sequence[int]]:
     """The table as text in every cell, '' where a cell is empty, and where each row stands: its line, or its number."""
     if not name.lower().endswith(".parquet"):
         return parse_numbered_table(data, Path(name))
     table = parse_parquet(data, name)
-    return table, list(range(1, len(table) + 1))
+    return table, range(1, len(table) + 1)
 
 
 def parse_parquet(data: bytes, name: str) -> pd.DataFrame:
@@ -227,14 +285,17 @@ def parse_parquet(data: bytes, name: str) -> pd.DataFrame:
             f"{name}: the columns {', '.join(other)} hold neither text nor numbers; leave them out, and write images "
             "as files that the table names."
         )
-    texts = {
-        str(column): ["" if empty else str(cell) for cell, empty in zip(values, values.isna(), strict=True)]
-        for column, values in table.items()
-    }
-    damaged = [column for column, cells in texts.items() if any("\0" in cell for cell in cells)]
+    texts = {str(column): make_texts(values) for column, values in table.items()}
+    damaged = [column for column, cells in texts.items() if cells.str.contains("\0", regex=False).any()]
     if damaged:
         raise InputError(f"{name}: the columns {', '.join(damaged)} hold NUL characters, which no CSV can; mend them.")
     return pd.DataFrame(texts, dtype=str)
+
+
+def make_texts(values: "pd.Series[Any]") -> "pd.Series[str]":
+    """Each cell as text, '' where it is empty."""
+    cells = ["" if empty else str(cell) for cell, empty in zip(values, values.isna(), strict=True)]
+    return pd.Series(cells, dtype=str)
 
 
 def choose_column(table: pd.DataFrame, wanted: str, names: Sequence[str], kind: str, key: str, name: str) -> str:
@@ -284,10 +345,21 @@ class Finder:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.composed = {unicodedata.normalize("NFC", name): name for name in tree.files}
-        stems = {name: posixpath.splitext(name)[0] for name in tree.files}
-        counts = Counter(stems.values())
-        self.without_ending = {stem: name for name, stem in stems.items() if counts[stem] == 1}
+        self.names = {name: name for name in tree.files}  # one string for a file, however many rows and records name it
+
+    @cached_property
+    def composed(self) -> dict[str, str]:
+        """Names with accents, by their composed form."""
+        return {unicodedata.normalize("NFC", name): name for name in self.tree.files if not name.isascii()}
+
+    @cached_property
+    def without_ending(self) -> dict[str, str]:
+        """Names by what they are without their ending; '' where several are the same."""
+        names: dict[str, str] = {}
+        for name in self.tree.files:
+            stem = posixpath.splitext(name)[0]
+            names[stem] = "" if stem in names else name
+        return names
 
     def locate(self, path: str) -> str:
         """The file of this path, of the same accents in another form, or the only one that has an ending more.
@@ -296,7 +368,9 @@ class Finder:
         """
         if path in self.tree.files:
             return path
-        return self.composed.get(unicodedata.normalize("NFC", path), "") or self.without_ending.get(path, "")
+        composed = unicodedata.normalize("NFC", path)
+        found = self.composed.get(composed) or (composed if composed in self.tree.files else "")
+        return found or self.without_ending.get(path, "")
 
     def holds(self, prefix: str, text: str) -> bool:
         """Whether `text` names a file below `prefix`."""
@@ -307,9 +381,8 @@ class Finder:
 
         Raises InputError, naming `where`, for a blank path and one that leads out of the tree.
         """
-        path = prefix + text
-        if path in self.tree.files:
-            return path, text
+        if found := self.names.get(prefix + text):
+            return found, found.removeprefix(prefix)
         if not text.strip():
             raise InputError(f"{where}: the path is blank; expected a file.")
         for below in (text, text.replace("\\", "/")):
@@ -322,25 +395,29 @@ class Finder:
         return path, path.removeprefix(prefix)
 
 
-def check_rows(rows: Sequence[Row]) -> None:
+def check_rows(tables: Sequence[ReadTable]) -> None:
     """Raise InputError for blank labels, and for files that several rows name."""
-    blank = [f"{row.where}: {show_name(row.path)}" for row in rows if not row.label.strip()]
+    blank = [table.describe(row) for table in tables for row, label in enumerate(table.labels) if not label.strip()]
     if blank:
         raise InputError(list_findings("rows without a label", blank, "Give each a label, or leave the rows out."))
-    first: dict[str, Row] = {}
+    paths = [path for table in tables for path in table.paths]
+    repeated = {paths[position] for position in find_equal(paths)}
+    first: dict[str, tuple[ReadTable, int]] = {}
     twice: list[str] = []
-    for row in rows:
-        other = first.setdefault(row.path, row)
-        if other is not row:
-            labels = "the same label" if other.label == row.label else f"labels {other.label!r} and {row.label!r}"
-            twice.append(f"{show_name(row.path)}: {other.where} and {row.where}, {labels}")
+    for table in tables:
+        for row in (row for row, path in enumerate(table.paths) if path in repeated):
+            other, before = first.setdefault(table.paths[row], (table, row))
+            if (other, before) != (table, row):
+                one, two = other.labels[before], table.labels[row]
+                labels = "the same label" if one == two else f"labels {one!r} and {two!r}"
+                twice.append(f"{show_name(table.paths[row])}: {other.locate(before)} and {table.locate(row)}, {labels}")
     if twice:
         raise InputError(list_findings("files that several rows name", twice, "Leave one row for each file."))
 
 
-def check_parts(rows: Sequence[Row], where: str) -> None:
+def check_parts(tables: Sequence[ReadTable], where: str) -> None:
     """Raise InputError, naming `where`, where rows have parts that make no sense: no train, or nothing but it."""
-    counts = Counter(row.part for row in rows)
+    counts = Counter(part for table in tables for part in table.parts)
     said = ", ".join(f"{count} {part or 'blank'}" for part, count in sorted(counts.items()))
     if (counts["val"] or counts["test"]) and not counts["train"] and not counts[""]:
         raise InputError(f"{where}: no row is marked as train ({said}); mark those to learn from.")
@@ -351,10 +428,14 @@ def check_parts(rows: Sequence[Row], where: str) -> None:
         )
 
 
-def check_files(rows: Sequence[Row], tree: Tree, where: str) -> None:
+def list_missing(tables: Sequence[ReadTable], tree: Tree) -> list[str]:
+    """The rows whose file is not there."""
+    return [table.describe(row) for table in tables for row, path in enumerate(table.paths) if path not in tree.files]
+
+
+def check_files(missing: Sequence[str], tables: Sequence[ReadTable], where: str) -> None:
     """Raise InputError where no row's file is there; single ones are rejected when the images are checked."""
-    missing = [f"{row.where}: {show_name(row.path)}" for row in rows if row.path not in tree.files]
-    if len(missing) == len(rows):
+    if len(missing) == sum(len(table.paths) for table in tables):
         raise InputError(
             list_findings(
                 f"{where}: none of the files that the table names is there",
@@ -364,19 +445,13 @@ def check_files(rows: Sequence[Row], tree: Tree, where: str) -> None:
         )
 
 
-def describe_strangers(rows: Sequence[Row], tree: Tree) -> list[str]:
-    """Rows without a file, and files beside the images that no row names."""
-    notes: list[str] = []
-    missing = [f"{row.where}: {show_name(row.path)}" for row in rows if row.path not in tree.files]
-    if missing:
-        notes.append(list_findings("rows whose file is missing", missing))
-    named = {row.path for row in rows}
-    homes = Counter(row.path.removesuffix(row.below) for row in rows)
+def describe_strangers(tables: Sequence[ReadTable], tree: Tree) -> list[str]:
+    """Files beside the images that no row names."""
+    named = {path for table in tables for path in table.paths}
+    homes = {path.removesuffix(below) for table in tables for path, below in zip(table.paths, table.below, strict=True)}
     unnamed = [
         show_name(name)
         for name in tree.files
         if name not in named and not name.lower().endswith(TABLES) and name.startswith(tuple(homes))
     ]
-    if unnamed:
-        notes.append(list_findings("files that no row names were left out", unnamed))
-    return notes
+    return [list_findings("files that no row names were left out", unnamed)] if unnamed else []

@@ -33,10 +33,11 @@ from typing import Any, Literal
 from PIL import Image
 
 from imagepipe.core.errors import EnvironmentFault, ImagepipeError, InputError, list_findings
-from imagepipe.core.files import hash_file, report_write_errors
+from imagepipe.core.files import report_write_errors
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import order_classes
 from imagepipe.core.run import RunParams, find_cache_root
-from imagepipe.core.tables import read_text_table
+from imagepipe.core.tables import read_text_table, share_cells
 from imagepipe.sources.archive import Member, list_members, write_members
 from imagepipe.sources.download import Terms, download, locate_download, name_download
 from imagepipe.sources.params import FetchParams
@@ -598,7 +599,7 @@ def read_records(raw_dir: Path, info: SourceInfo) -> list[Record]:
             )
         )
     digits = max(5, len(str(len(files) - 1)))
-    rows = zip(files, table["part"].tolist(), table["label"].tolist(), strict=True)
+    rows = zip(files, share_cells(table["part"]), share_cells(table["label"]), strict=True)
     return [
         Record(f"{number:0{digits}d}", label, part, "", describe_source(info.name, file), members[file])
         for number, (file, part, label) in enumerate(rows)

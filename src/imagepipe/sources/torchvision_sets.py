@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from imagepipe.core.errors import InputError, suggest_name
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.run import RunParams, find_cache_root
 from imagepipe.sources import torchvision_exports
 from imagepipe.sources.download import RemoteFile, obtain_file

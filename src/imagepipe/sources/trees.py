@@ -7,13 +7,13 @@ import stat
 import subprocess
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from imagepipe.core.errors import InputError, list_findings
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.run import RunParams, find_cache_root
 from imagepipe.core.slices import FileSlice
 from imagepipe.sources.archive import list_members, repack_archive
@@ -112,14 +112,20 @@ def describe_tree(params: FetchParams, raw_dir: Path, classes: Iterable[str], no
 
 def make_tree(files: Mapping[str, FileSlice], notes: Iterable[str] = ()) -> Tree:
     """The tree of an archive's members; its folders are those that hold something."""
-    folders = {folder for name in files for folder in list_parents(name)}
-    return Tree(dict(sorted(files.items())), frozenset(folders), tuple(notes))
+    filled = {name.rpartition("/")[0] for name in files} - {""}
+    folders = {folder for name in filled for folder in list_folders(name)}
+    return Tree(sort_files(files), frozenset(folders), tuple(notes))
 
 
-def list_parents(name: str) -> list[str]:
-    """`a` and `a/b` of `a/b/c`."""
+def list_folders(name: str) -> list[str]:
+    """`a`, `a/b` and `a/b/c` of the folder `a/b/c`."""
     parts = name.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+
+
+def sort_files(files: Mapping[str, FileSlice]) -> dict[str, FileSlice]:
+    """The files in the order of their names."""
+    return {name: files[name] for name in sorted(files)}
 
 
 def list_folder(root: Path) -> Tree:
@@ -150,14 +156,14 @@ def list_folder(root: Path) -> Tree:
         notes.append(
             list_findings("links to folders and what is no plain file are not followed or read", sorted(others))
         )
-    return Tree(dict(sorted(files.items())), frozenset(folders), tuple(notes))
+    return Tree(sort_files(files), frozenset(folders), tuple(notes))
 
 
-def scan_folder(folder: Path) -> list[os.DirEntry[str]]:
+def scan_folder(folder: Path) -> Generator[os.DirEntry[str]]:
     """What lies in `folder`; raises InputError where the system does not say."""
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            yield from entries
     except OSError as error:
         raise InputError(
             f"{escape(str(folder))}: cannot be read: {error.strerror}. Name a folder that can be read in fetch.path in "
