@@ -6,7 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from imagepipe.core.config import load_section
-from imagepipe.core.run import count_jobs, load_run_params
+from imagepipe.core.parallel import open_engine
+from imagepipe.core.run import load_run_params
 from imagepipe.core.stage import run_stage
 from imagepipe.prepare.dataset import prepare_dataset
 from imagepipe.prepare.params import SplitParams
@@ -15,9 +16,10 @@ from imagepipe.sources import read_records
 
 def main(source: Path, raw_dir: Path, images_dir: Path, manifests_dir: Path) -> None:
     params = load_section("split", SplitParams)
-    jobs = count_jobs(load_run_params())
+    run = load_run_params()
     records, info = read_records(source, raw_dir)
-    prepared = prepare_dataset(records, info, params, images_dir, manifests_dir, jobs)
+    with open_engine(run) as engine:
+        prepared = prepare_dataset(records, info, params, images_dir, manifests_dir, engine)
     counts = {split: sum(classes.values()) for split, classes in prepared.info.counts.items()}
     spread = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"split: {spread}; {prepared.encoded} encoded, {sum(counts.values()) - prepared.encoded} kept as they were")

@@ -5,17 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from imagepipe.core.config import load_section
 from imagepipe.core.errors import InputError
-from imagepipe.core.files import hash_file
-from imagepipe.core.manifest import COLUMNS, SPLITS, check_labels, hash_pixels, read_dataset_info, read_manifest
+from imagepipe.core.hashes import hash_file, hash_pixels
+from imagepipe.core.manifest import COLUMNS, SPLITS, check_labels, read_dataset_info, read_manifest
+from imagepipe.core.parallel import LocalEngine
 from imagepipe.core.slices import FileSlice
 from imagepipe.core.tables import read_text_table
-from imagepipe.prepare.dataset import Prepared, prepare_dataset
-from imagepipe.prepare.images import encode_png
+from imagepipe.prepare.dataset import Prepared, are_constant, prepare_dataset
+from imagepipe.prepare.images import encode_png, measure_image
+from imagepipe.prepare.index import ImageTable
 from imagepipe.prepare.params import SplitParams
 from imagepipe.sources.records import Record, SourceInfo
 
@@ -62,7 +66,9 @@ def prepare(
     """`prepare_dataset` into `folder/images` and `folder/manifests`; the source lists the records' own classes."""
     names = classes if classes is not None else list(dict.fromkeys(record.class_name for record in records))
     info = make_source(names, **source)
-    return prepare_dataset(records, info, params or make_params(), folder / "images", folder / "manifests", 1)
+    return prepare_dataset(
+        records, info, params or make_params(), folder / "images", folder / "manifests", LocalEngine(1)
+    )
 
 
 def read_all(folder: Path) -> pd.DataFrame:
@@ -182,7 +188,7 @@ def test_the_description_names_the_sources_own_parts(tmp_path: Path, make_record
 
 def test_no_path_of_the_machine_is_written(tmp_path: Path, make_records: MakeRecords) -> None:
     prepare(make_records({"cat": 8}), tmp_path)
-    for path in [*(tmp_path / "manifests").iterdir(), tmp_path / "images" / "index.csv"]:
+    for path in [*(tmp_path / "manifests").iterdir(), tmp_path / "images" / "index.arrow"]:
         assert str(tmp_path).encode() not in path.read_bytes()
 
 
@@ -556,8 +562,8 @@ def test_folders_show_the_split(tmp_path: Path, make_records: MakeRecords) -> No
         assert row["path"].startswith(f"{row['split']}/")
         assert (tmp_path / "images" / row["path"]).is_file()
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [
-        "index.csv",
-        "index.csv.sha256",
+        "index.arrow",
+        "index.arrow.sha256",
         "test",
         "train",
         "val",
@@ -593,7 +599,8 @@ def test_another_layout_moves_files_and_encodes_nothing(
 
 def read_index(folder: Path) -> dict[str, str]:
     """Key → path of every image that the index knows."""
-    return {row["key"]: row["path"] for row in read_text_table(folder / "images" / "index.csv").to_dict("records")}
+    with pa.memory_map(str(folder / "images" / "index.arrow")) as file:
+        return {row["key"]: row["path"] for row in pa.ipc.open_file(file).read_all().to_pylist()}
 
 
 def test_the_index_knows_what_a_limit_left_out(tmp_path: Path) -> None:
@@ -677,6 +684,22 @@ def test_classes_that_were_joined_are_one(tmp_path: Path, make_records: MakeReco
 
 
 # Remarks
+
+
+@pytest.mark.parametrize(
+    ("pixels", "constant"),
+    [
+        (np.full((3, 4), 7), True),
+        (np.full((1, 1), 0), True),
+        (np.array([[7, 7, 8]]), False),
+        (np.tile([1, 2, 3], (4, 5, 1)), True),
+        (np.array([[[1, 2, 3], [1, 3, 3]]]), False),
+    ],
+)
+def test_an_image_of_one_colour_is_known(pixels: NDArray[np.uint8], constant: bool) -> None:
+    table = ImageTable.of_size(1)
+    table.put(0, measure_image(pixels.astype(np.uint8)))
+    assert are_constant(table.rows).tolist() == [constant]
 
 
 def test_images_of_one_colour_are_noted(tmp_path: Path, make_records: MakeRecords) -> None:

@@ -4,6 +4,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -15,7 +16,7 @@ from PIL import Image, PngImagePlugin, features
 
 from imagepipe.core.config import load_section
 from imagepipe.core.errors import InputError
-from imagepipe.core.manifest import hash_pixels
+from imagepipe.core.hashes import hash_pixels
 from imagepipe.prepare.images import (
     UnusableImage,
     check_array,
@@ -207,20 +208,6 @@ def test_facts_of_an_image_by_hand() -> None:
 def test_only_large_images_have_a_fingerprint() -> None:
     assert measure_image(draw_noise(63, 64)).fingerprint == ""
     assert len(measure_image(draw_noise(64, 64, 3)).fingerprint) == 16
-
-
-@pytest.mark.parametrize(
-    ("pixels", "constant"),
-    [
-        (np.full((3, 4), 7), True),
-        (np.full((1, 1), 0), True),
-        (np.array([[7, 7, 8]]), False),
-        (np.tile([1, 2, 3], (4, 5, 1)), True),
-        (np.array([[[1, 2, 3], [1, 3, 3]]]), False),
-    ],
-)
-def test_an_image_of_one_colour_is_known(pixels: Pixels, constant: bool) -> None:
-    assert measure_image(pixels.astype(np.uint8)).is_constant() is constant
 
 
 def test_the_recipe_names_what_decides_the_bytes() -> None:
@@ -786,3 +773,73 @@ def test_metadata_of_the_source_do_not_reach_the_png() -> None:
     info.add_text("Author", "somebody")
     data = save(Image.new("L", (4, 4), 9), "PNG", pnginfo=info, dpi=(300, 300), exif=make_exif(1))
     assert encode_png(decode(data)) == encode_png(np.full((4, 4), 9, np.uint8))
+
+
+# PNGs that stay as they are
+
+
+def save_png(pixels: Pixels, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (6, 7, 3)])
+def test_a_png_of_the_right_mode_and_size_stays_as_it_was_compressed(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    data = save_png(pixels, compress_level=0)
+    decoded = decode_image(data, set_params(height=6, width=7))
+    assert decoded.png == data
+    assert np.array_equal(decoded.pixels, pixels)
+
+
+def test_what_is_beside_the_pixels_is_left_out() -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Author", "somebody")
+    noted = save_png(
+        np.zeros((4, 4), np.uint8), pnginfo=notes, dpi=(72, 72), icc_profile=b"x" * 200, exif=b"Exif\0\0MM\0*"
+    )
+    assert decode_image(noted + b"trailing", DEFAULTS).png == save_png(np.zeros((4, 4), np.uint8))
+
+
+def draw_mode(mode: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (4, 4)).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def turn(data: bytes) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(io.BytesIO(data)) as image:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "changes"),
+    [
+        (draw_mode("P"), {}),
+        (draw_mode("1"), {}),
+        (draw_mode("I;16"), {}),
+        (draw_mode("RGBA"), {}),
+        (draw_mode("LA"), {}),
+        (draw_mode("L", transparency=0), {}),
+        (draw_mode("L", bits=4), {}),
+        (draw_mode("L"), {"mode": "RGB"}),
+        (draw_mode("RGB"), {"mode": "L"}),
+        (draw_mode("L"), {"height": 3, "width": 4}),
+        (turn(draw_mode("L")), {}),
+        (draw_mode("L", save_all=True, append_images=[Image.new("L", (4, 4), 9)]), {"animation": "first"}),
+    ],
+    ids=["palette", "bits", "16 bits", "alpha", "grey alpha", "key", "4 bits", "rgb", "grey", "size", "turn", "frames"],
+)
+def test_any_other_png_is_encoded_anew(data: bytes, changes: dict[str, object]) -> None:
+    assert decode_image(data, set_params(**changes)).png == b""
+
+
+def test_only_a_png_stays() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "JPEG")
+    assert decode_image(buffer.getvalue(), DEFAULTS).png == b""

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from imagepipe.core.errors import InputError
 from imagepipe.core.files import write_csv
 from imagepipe.core.manifest import LeakInfo
 from imagepipe.core.tables import read_text_table
-from imagepipe.prepare.images import measure_image
 from imagepipe.prepare.leaks import COLUMNS, Gate, gate_leaks, resolve_policy
 from imagepipe.prepare.params import SplitParams
 from imagepipe.sources.records import Record
@@ -22,22 +20,28 @@ from tests.conftest import ROOT
 # key, split, class, pixels, and what may follow: group, fingerprint
 Row = tuple[str, ...]
 PIXEL = np.zeros((1, 1), np.uint8)
-FACTS = measure_image(PIXEL)
 BASE = read_yaml(ROOT / "recipes" / "base.yaml")[0]["split"]
 
 
 def run_gate(
-    rows: Sequence[Row], leaks: str = "keep", near: int = 3, official: Sequence[str] = (), published: bool = False
+    rows: Sequence[Row],
+    leaks: str = "keep",
+    near: int = 3,
+    official: Sequence[str] = (),
+    published: bool = False,
+    unprinted: Sequence[str] = (),
 ) -> Gate:
+    """The gate over the rows; the keys in `unprinted` are left out of the fingerprints."""
     records = [
         Record(row[0], row[2], "", row[4] if len(row) > 4 else "", f"photos/{row[0]}.jpg", PIXEL) for row in rows
     ]
-    facts = {
-        row[0]: replace(FACTS, pixel_sha256=row[3], fingerprint=row[5] if len(row) > 5 else "0123456789abcdef")
-        for row in rows
-    }
+    pixels = {row[0]: row[3] for row in rows}
+    fingerprints = {row[0]: row[5] if len(row) > 5 else "0123456789abcdef" for row in rows}
+    for key in unprinted:
+        del fingerprints[key]
     params = SplitParams.model_validate(BASE | {"leaks": leaks, "near_distance": near})
-    return gate_leaks(records, {row[0]: row[1] for row in rows}, facts, params, official, published)
+    splits = {row[0]: row[1] for row in rows}
+    return gate_leaks(records, splits, pixels, fingerprints, params, official, published)
 
 
 def list_rows(gate: Gate, *columns: str) -> list[tuple[str, ...]]:
@@ -264,6 +268,12 @@ def test_what_is_dropped_is_no_lookalike() -> None:
 def test_lookalikes_are_not_looked_for_when_told_so_or_when_all_images_are_small() -> None:
     assert run_gate(LOOKALIKES, near=-1).info.near is None
     assert run_gate([(*row[:5], "") for row in LOOKALIKES]).info.near is None
+    assert run_gate(LOOKALIKES, unprinted="abcde").info.near is None
+
+
+def test_an_image_without_a_fingerprint_is_no_lookalike() -> None:
+    gate = run_gate(LOOKALIKES, unprinted="ae")
+    assert list_rows(gate, "kind", "key", "other_key") == [("duplicate", "a", "c"), ("lookalike", "c", "b")]
 
 
 def test_more_lookalikes_than_are_listed_are_said_to_be_more() -> None:

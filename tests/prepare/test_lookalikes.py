@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.prepare import lookalikes
 from imagepipe.prepare.lookalikes import (
+    GAP,
+    LINE,
     THUMB,
     Lookalikes,
     draw_lookalikes,
@@ -93,6 +95,13 @@ def test_equal_pixels_are_left_out() -> None:
     splits = {"a": "train", "b": "test", "c": "test"}
     found = find_lookalikes(fingerprints, splits, 0, {"a": "same", "b": "same", "c": "other"})
     assert found.pairs == [("a", "c", 0)]
+
+
+def test_those_of_unknown_pixels_are_equal_to_none() -> None:
+    fingerprints = dict.fromkeys("abcd", "0123456789abcdef")
+    splits = {"a": "train", "b": "test", "c": "test", "d": "train"}
+    found = find_lookalikes(fingerprints, splits, 0, {"c": 7, "d": 7})
+    assert found.pairs == [("a", "b", 0), ("a", "c", 0), ("d", "b", 0)]
 
 
 def test_very_many_equal_hashes_are_not_compared_all_with_all() -> None:
@@ -197,17 +206,18 @@ def test_copies_of_a_scene_stay_within_three_bits() -> None:
 # The sheet
 
 
-def write_scene(path: Path, pixels: NDArray[np.uint8]) -> Path:
-    Image.fromarray(pixels).save(path)
-    return path
+def encode_scene(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_a_sheet_repeats_its_bytes_and_holds_the_pictures(tmp_path: Path) -> None:
-    red = write_scene(tmp_path / "red.png", np.full((64, 64, 3), (255, 0, 0), np.uint8))
-    grey = write_scene(tmp_path / "grey.png", np.full((64, 128), 90, np.uint8))
+    red = encode_scene(np.full((64, 64, 3), (255, 0, 0), np.uint8))
+    grey = encode_scene(np.full((64, 128), 90, np.uint8))
     pairs = [(red, "cats/red\ntrain", grey, "cats/grey\ntest, 2 bits")] * 4
     for name in ("one.png", "two.png"):
-        draw_lookalikes(pairs, tmp_path / name)
+        draw_lookalikes(pairs, 4, tmp_path / name)
     assert hash_file(tmp_path / "one.png") == hash_file(tmp_path / "two.png")
     with Image.open(tmp_path / "one.png") as sheet:
         colours = {colour: count for count, colour in sheet.getcolors(1 << 24) or []}
@@ -215,17 +225,18 @@ def test_a_sheet_repeats_its_bytes_and_holds_the_pictures(tmp_path: Path) -> Non
     assert colours[90, 90, 90] >= 4 * THUMB * THUMB // 2
 
 
-def test_a_sheet_shows_the_first_pairs_alone(tmp_path: Path) -> None:
-    red = write_scene(tmp_path / "red.png", np.full((64, 64, 3), (255, 0, 0), np.uint8))
-    absent = tmp_path / "absent.png"
-    draw_lookalikes([(red, "a", red, "b"), (absent, "c", absent, "d")], tmp_path / "sheet.png", shown=1)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        colours = {colour: count for count, colour in sheet.getcolors(1 << 24) or []}
-    assert colours[255, 0, 0] == 2 * THUMB * THUMB
+def test_a_sheet_says_of_how_many_pairs_it_shows_the_first(tmp_path: Path) -> None:
+    red = encode_scene(np.full((64, 64, 3), (255, 0, 0), np.uint8))
+    for found in (1, 2):
+        draw_lookalikes([(red, "a", red, "b")], found, tmp_path / f"{found}.png")
+    with Image.open(tmp_path / "1.png") as one, Image.open(tmp_path / "2.png") as two:
+        different = ImageChops.difference(one, two).getbbox()
+    assert different
+    assert different[3] <= LINE + 2 * GAP  # the title alone
 
 
 def test_a_sheet_without_pairs_says_so(tmp_path: Path) -> None:
-    draw_lookalikes([], tmp_path / "sheet.png")
+    draw_lookalikes([], 0, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.getextrema() != ((255, 255),) * 3
 
@@ -235,8 +246,8 @@ def test_a_sheet_without_pairs_says_so(tmp_path: Path) -> None:
     ["", "$x_1$ <b>&", "猫/写真.jpg", "قط", "\udce4\0\r\t\u202e", "e\u0301 😀", "x" * 100_000, "W" * 300, "a\nb\nc\nd"],
 )
 def test_any_caption_is_drawn(tmp_path: Path, caption: str) -> None:
-    red = write_scene(tmp_path / "red.png", np.full((65, 1000, 3), (255, 0, 0), np.uint8))
-    draw_lookalikes([(red, caption, red, "plain")], tmp_path / "sheet.png")
+    red = encode_scene(np.full((65, 1000, 3), (255, 0, 0), np.uint8))
+    draw_lookalikes([(red, caption, red, "plain")], 1, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").is_file()
 
 

@@ -1,29 +1,32 @@
 import io
 import os
-import re
 import signal
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from imagepipe.core import shards
 from imagepipe.core.config import load_section
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import hash_bytes, hash_file
-from imagepipe.core.manifest import hash_pixels
-from imagepipe.core.parallel import FEW
+from imagepipe.core.hashes import hash_file, hash_pixels
+from imagepipe.core.parallel import FEW, LocalEngine
 from imagepipe.core.slices import FileSlice
 from imagepipe.prepare import store
+from imagepipe.prepare.examination import Examined, Work
 from imagepipe.prepare.images import ImageFacts, encode_png
 from imagepipe.prepare.params import ImageParams, SplitParams
-from imagepipe.prepare.store import Examined, cut_chunks, open_store
+from imagepipe.prepare.store import ImageStore, cut_chunks, look_at, open_store
 from imagepipe.sources.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,16 +49,26 @@ def set_params(**changes: object) -> ImageParams:
     return ImageParams.model_validate(DEFAULTS.model_dump() | changes)
 
 
+def open_images(
+    folder: Path, params: ImageParams = DEFAULTS, jobs: int = 1, shards: bool = False
+) -> AbstractContextManager[ImageStore]:
+    return open_store(folder, params, LocalEngine(jobs), shards)
+
+
 def store_images(
-    records: Sequence[Record], folder: Path, jobs: int = 1, params: ImageParams = DEFAULTS, layout: str = ""
+    records: Sequence[Record],
+    folder: Path,
+    jobs: int = 1,
+    params: ImageParams = DEFAULTS,
+    layout: str = "",
+    shards: bool = False,
 ) -> Stored:
-    """Examine all records and place those that can be used, below `layout`."""
-    with open_store(folder, params, jobs) as images:
-        examined = dict(images.examine(records))
-        usable = [record for record in records if examined[record.key].row]
-        encoded = images.place(usable, {record.key: f"{layout}{record.key}.png" for record in usable})
-    facts = {key: one.row.facts for key, one in examined.items() if one.row}
-    return Stored(facts, encoded, {key: one.reason for key, one in examined.items() if not one.row})
+    """Examine all records and place those that can be used, below `layout` or in shards."""
+    with open_images(folder, params, jobs, shards) as images:
+        verdict = images.examine(records)
+        usable = [record for record in records if record.key in verdict.facts]
+        encoded, _ = images.place(usable, [f"{layout}{record.key}.png" for record in usable])
+    return Stored(dict(verdict.facts), encoded, verdict.rejected)
 
 
 def read_folder(folder: Path) -> dict[str, str]:
@@ -63,6 +76,12 @@ def read_folder(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hash_file(path) if path.is_file() else "" for path in folder.rglob("*")
     }
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the index."""
+    with pa.memory_map(str(folder / "index.arrow")) as file:
+        return pa.ipc.open_file(file).read_all().to_pylist()
 
 
 def store_anew(records: Sequence[Record], tmp_path: Path, params: ImageParams = DEFAULTS) -> dict[str, str]:
@@ -109,12 +128,13 @@ def test_each_record_has_its_png_and_its_row(tmp_path: Path, records: list[Recor
     stored = store_images(records, tmp_path / "images")
     assert stored.encoded == 10
     names = [f"{number:05d}.png" for number in range(10)]
-    assert sorted(read_folder(tmp_path / "images")) == [*names, "index.csv", "index.csv.sha256"]
-    index = pd.read_csv(tmp_path / "images" / "index.csv", dtype=str)
-    assert index["key"].tolist() == [f"{number:05d}" for number in range(10)]
-    for row in index.to_dict("records"):
+    assert sorted(read_folder(tmp_path / "images")) == [*names, "index.arrow", "index.arrow.sha256"]
+    index = read_rows(tmp_path / "images")
+    assert [row["key"] for row in index] == [f"{number:05d}" for number in range(10)]
+    for row in index:
         assert row["path"] == f"{row['key']}.png"
-        assert row["png_sha256"] == hash_file(tmp_path / "images" / row["path"])
+        assert row["png_sha256"].hex() == hash_file(tmp_path / "images" / row["path"])
+        assert row["length"] == (tmp_path / "images" / row["path"]).stat().st_size
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
@@ -268,38 +288,43 @@ def test_only_what_was_damaged_is_encoded(tmp_path: Path, records: list[Record],
 # What happened to the index since
 
 
-def edit_index(edit: Callable[[str], str]) -> Damage:
+def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], recipe: bytes | None = None) -> None:
+    """The index with other rows, or another recipe, and its seal as it was."""
+    with pa.memory_map(str(folder / "index.arrow")) as file:
+        schema = pa.ipc.open_file(file).schema
+    if recipe is not None:
+        schema = schema.with_metadata({b"recipe": recipe})
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema)
+    with pa.OSFile(str(folder / "index.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def seal_index(folder: Path) -> None:
+    """The seal that goes with the index as it is now."""
+    (folder / "index.arrow.sha256").write_text(hash_file(folder / "index.arrow") + "\n", "utf-8")
+
+
+def change_cell(column: str, value: object) -> Damage:
     def damage(folder: Path) -> None:
-        text = (folder / "index.csv").read_text("utf-8")
-        changed = edit(text)
-        assert changed != text
-        (folder / "index.csv").write_text(changed, "utf-8")
+        rows = read_rows(folder)
+        rows[3][column] = value
+        write_rows(folder, rows)
 
     return damage
 
 
-def change_cell(column: str, value: str) -> Damage:
-    def damage(folder: Path) -> None:
-        index = pd.read_csv(folder / "index.csv", dtype=str)
-        index.loc[3, column] = value
-        index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
-
-    return damage
-
-
-INDEX_DAMAGE: dict[str, tuple[Damage, int]] = {
-    "absent": (lambda folder: (folder / "index.csv").unlink(), 10),
-    "empty": (lambda folder: (folder / "index.csv").write_bytes(b""), 10),
-    "binary": (lambda folder: (folder / "index.csv").write_bytes(b"\xff\x00\xfe" * 50), 10),
-    "header only": (edit_index(lambda text: text.splitlines(keepends=True)[0]), 10),
-    "no header": (edit_index(lambda text: text.split("\n", 1)[1]), 10),
-    "a column lost": (edit_index(lambda text: text.replace("png_sha256", "sha", 1)), 10),
-    "a row lost": (edit_index(lambda text: "".join(text.splitlines(keepends=True)[:-1])), 10),
-    "another encoder": (edit_index(lambda text: text.replace("pillow ", "pillow 0.")), 10),
-    "not a number": (change_cell("width", "wide"), 10),
-    "another key": (change_cell("key", "99999"), 10),
-    "another source": (change_cell("source_sha256", "0" * 64), 10),
-    "another PNG": (change_cell("png_sha256", "0" * 64), 10),
+INDEX_DAMAGE: dict[str, Damage] = {
+    "absent": lambda folder: (folder / "index.arrow").unlink(),
+    "empty": lambda folder: (folder / "index.arrow").write_bytes(b""),
+    "binary": lambda folder: (folder / "index.arrow").write_bytes(b"\xff\x00\xfe" * 50),
+    "no rows": lambda folder: write_rows(folder, []),
+    "a row lost": lambda folder: write_rows(folder, read_rows(folder)[:-1]),
+    "another encoder": lambda folder: write_rows(folder, read_rows(folder), b"pillow 0"),
+    "another key": change_cell("key", "99999"),
+    "another source": change_cell("source_sha256", bytes(32)),
+    "another PNG": change_cell("png_sha256", bytes(32)),
+    "no seal": lambda folder: (folder / "index.arrow.sha256").unlink(),
+    "another seal": lambda folder: (folder / "index.arrow.sha256").write_text("0" * 64 + "\n"),
 }
 
 
@@ -308,26 +333,24 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, records: list[Record], dam
     folder = tmp_path / "images"
     stored = store_images(records, folder)
     expected = read_folder(folder)
-    do_damage, encoded = INDEX_DAMAGE[damage]
-    do_damage(folder)
-    again = store_images(records, folder)
-    assert again == replace(stored, encoded=encoded)
+    INDEX_DAMAGE[damage](folder)
+    assert store_images(records, folder) == stored
     assert read_folder(folder) == expected
 
 
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("pixel_sha256", "0" * 64),
-        ("width", "50"),
-        ("height", "40"),
-        ("mode", "RGB"),
-        ("pixel_sums", "7"),
-        ("pixel_squares", "7"),
+        ("pixel_sha256", bytes(32)),
+        ("width", 50),
+        ("height", 40),
+        ("mode", 1),
+        ("pixel_sums", [7, 0, 0]),
+        ("pixel_squares", [7, 0, 0]),
     ],
 )
 def test_a_wrong_fact_in_the_index_is_not_believed(
-    tmp_path: Path, records: list[Record], column: str, value: str
+    tmp_path: Path, records: list[Record], column: str, value: object
 ) -> None:
     folder = tmp_path / "images"
     stored = store_images(records, folder)
@@ -343,7 +366,7 @@ def test_a_cut_index_is_not_believed(tmp_path: Path, records: list[Record], lost
     folder = tmp_path / "images"
     stored = store_images(records, folder)
     expected = read_folder(folder)
-    edit_index(lambda text: text[:-lost])(folder)
+    (folder / "index.arrow").write_bytes((folder / "index.arrow").read_bytes()[:-lost])
     again = store_images(records, folder)
     assert again.facts == stored.facts
     assert read_folder(folder) == expected
@@ -398,7 +421,7 @@ def test_an_added_record_alone_is_encoded(tmp_path: Path, records: list[Record])
 def test_a_run_that_was_interrupted_is_completed(
     tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(path: Path, rows: object, params: object) -> None:
+    def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     store_images(records[:5], tmp_path / "images")
@@ -417,8 +440,8 @@ def test_an_index_of_another_version_is_made_anew(tmp_path: Path, records: list[
     folder = tmp_path / "images"
     store_images(records, folder)
     expected = read_folder(folder)
-    (folder / "index.csv").write_text("key,encoder,png_sha256\n00000,pillow 1,ab\n", "utf-8")
-    (folder / "index.csv.sha256").write_text(hash_file(folder / "index.csv") + "\n", "utf-8")
+    (folder / "index.arrow").write_text("key,encoder,png_sha256\n00000,pillow 1,ab\n", "utf-8")
+    seal_index(folder)
     assert store_images(records, folder).encoded == 10
     assert read_folder(folder) == expected
 
@@ -427,8 +450,8 @@ def test_a_sealed_index_of_another_encoder_is_not_believed(tmp_path: Path, recor
     folder = tmp_path / "images"
     store_images(records, folder)
     expected = read_folder(folder)
-    edit_index(lambda text: re.sub("code [0-9a-f]+", "code 0", text))(folder)
-    (folder / "index.csv.sha256").write_text(hash_file(folder / "index.csv") + "\n", "utf-8")
+    write_rows(folder, read_rows(folder), b"code 0")
+    seal_index(folder)
     assert store_images(records, folder).encoded == 10
     assert read_folder(folder) == expected
 
@@ -483,7 +506,12 @@ def test_images_move_and_are_not_encoded(tmp_path: Path, records: list[Record], 
     store_images(records, folder, layout=first)
     assert store_images(records, folder, layout="val/").encoded == 0
     moved = read_folder(folder)
-    assert sorted(moved) == ["index.csv", "index.csv.sha256", "val", *(f"val/{number:05d}.png" for number in range(10))]
+    assert sorted(moved) == [
+        "index.arrow",
+        "index.arrow.sha256",
+        "val",
+        *(f"val/{number:05d}.png" for number in range(10)),
+    ]
     store_images(records, tmp_path / "fresh", layout="val/")
     assert moved == read_folder(tmp_path / "fresh")
 
@@ -496,10 +524,9 @@ def test_the_old_place_of_one_may_be_the_new_place_of_another(tmp_path: Path, re
         store_images(pair, folder, layout=layout)
         store_images(pair, tmp_path / f"fresh{layout}", layout=layout)
         assert read_folder(folder) == read_folder(tmp_path / f"fresh{layout}")
-    swapped = {"x": "train/x.png", "train/x": "x.png"}
-    with open_store(folder, DEFAULTS, 1) as images:
+    with open_images(folder) as images:
         images.examine(pair)
-        assert images.place(pair, swapped) == 0
+        assert images.place(pair, ["train/x.png", "x.png"])[0] == 0
     assert (folder / "train" / "x.png").read_bytes() == encode_png(pair[0].image)  # pyright: ignore[reportArgumentType]
     assert (folder / "x.png").read_bytes() == encode_png(pair[1].image)  # pyright: ignore[reportArgumentType]
 
@@ -508,19 +535,19 @@ def test_what_is_not_placed_stays_known(tmp_path: Path, files: list[Record]) -> 
     folder = tmp_path / "images"
 
     def place(kept: list[Record]) -> int:
-        with open_store(folder, DEFAULTS, 1) as images:
+        with open_images(folder) as images:
             images.examine(files, encode=False)
-            return images.place(kept, {record.key: f"{record.key}.png" for record in kept})
+            return images.place(kept, [f"{record.key}.png" for record in kept])[0]
 
     assert place(files[:3]) == 3
     assert sorted(path.name for path in folder.glob("*.png")) == ["0.png.png", "1.png.png", "2.png.png"]
-    index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
-    assert index["path"].tolist() == ["0.png.png", "1.png.png", "2.png.png", *[""] * 7]
-    assert [bool(value) for value in index["png_sha256"]] == [True] * 3 + [False] * 7
-    assert all(index["pixel_sha256"])
+    index = read_rows(folder)
+    assert [row["path"] for row in index] == ["0.png.png", "1.png.png", "2.png.png", *[""] * 7]
+    assert [any(row["png_sha256"]) for row in index] == [True] * 3 + [False] * 7
+    assert all(any(row["pixel_sha256"]) for row in index)
     assert place(files[2:5]) == 2
     expected = read_folder(folder)
-    (folder / "index.csv").unlink()
+    (folder / "index.arrow").unlink()
     assert place(files[2:5]) == 3
     assert read_folder(folder) == expected
 
@@ -528,14 +555,14 @@ def test_what_is_not_placed_stays_known(tmp_path: Path, files: list[Record]) -> 
 def test_what_is_known_is_not_decoded_again(tmp_path: Path, files: list[Record]) -> None:
     """The index is given a fact that no decoder would find; who finds it has not decoded."""
     folder = tmp_path / "images"
-    with open_store(folder, DEFAULTS, 1) as images:
+    with open_images(folder) as images:
         images.examine(files, encode=False)
-        images.place(files[:3], {record.key: f"{record.key}.png" for record in files[:3]})
-    change_cell("pixel_sums", "77")(folder)
-    (folder / "index.csv.sha256").write_text(hash_file(folder / "index.csv") + "\n", "utf-8")
-    with open_store(folder, DEFAULTS, 1) as images:
-        examined = images.examine(files, encode=False)
-    assert [key for key, one in examined.items() if one.row and one.row.facts.pixel_sums == (77,)] == ["3.png"]
+        images.place(files[:3], [f"{record.key}.png" for record in files[:3]])
+    change_cell("pixel_sums", [77, 0, 0])(folder)
+    seal_index(folder)
+    with open_images(folder) as images:
+        facts = images.examine(files, encode=False).facts
+    assert [key for key, fact in facts.items() if fact.pixel_sums == (77,)] == ["3.png"]
 
 
 # Files
@@ -651,9 +678,9 @@ def test_a_file_that_changes_between_examining_and_placing_changes_nothing(
     folder = tmp_path / "images"
     store_images(files[:5], folder)
     before = read_folder(folder)
-    paths = {record.key: f"elsewhere/{record.key}.png" for record in files}
+    paths = [f"elsewhere/{record.key}.png" for record in files]
     assert isinstance(files[7].image, FileSlice)
-    with open_store(folder, DEFAULTS, 1) as images:
+    with open_images(folder) as images:
         images.examine(files, encode=False)
         change(files[7].image.path)
         with pytest.raises(
@@ -668,14 +695,14 @@ def test_other_bytes_between_examining_and_placing_are_noticed(
     tmp_path: Path, files: list[Record], make_image: Callable[..., Pixels]
 ) -> None:
     assert isinstance(files[7].image, FileSlice)
-    with open_store(tmp_path / "images", DEFAULTS, 1) as images:
+    with open_images(tmp_path / "images") as images:
         images.examine(files, encode=False)
         other = bytearray(files[7].image.path.read_bytes())
         other[:] = encode_png(make_image(9))
         assert len(other) == files[7].image.length
         files[7].image.path.write_bytes(other)
         with pytest.raises(InputError, match=r"7\.png: other bytes\nRun the stage again\.$"):
-            images.place(files, {record.key: f"{record.key}.png" for record in files})
+            images.place(files, [f"{record.key}.png" for record in files])
 
 
 # Images that take too much
@@ -715,14 +742,14 @@ def test_an_image_of_the_most_pixels_has_memory_enough(
         assert store_images([record], tmp_path / "images", params=params).rejected == {}
 
 
-def crash_on_poison(work: store.Work, **more: object) -> list[Examined]:
-    """`examine_chunk` with a decoder that crashes on one file and hangs on another."""
-    for record, _ in work:
-        if record.key == "3.png":
+def crash_on_poison(works: Sequence[Work], **more: Any) -> Examined:
+    """`look_at` with a decoder that crashes on one file and hangs on another."""
+    for work in works:
+        if work.key == "3.png":
             os.kill(os.getpid(), signal.SIGSEGV)
-        if record.key == "5.png":
+        if work.key == "5.png":
             time.sleep(1000)
-    return store.examine_chunk(work, **more)  # pyright: ignore[reportArgumentType]
+    return look_at(works, **more)
 
 
 @pytest.mark.slow
@@ -731,7 +758,7 @@ def test_a_decoder_that_crashes_or_hangs_takes_no_other_image_with_it(
     tmp_path: Path, files: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store, "examine_chunk", crash_on_poison)
+        patch.setattr(store, "look_at", crash_on_poison)
         patch.setattr(store, "SECONDS", 2.0)
         stored = store_images(files, tmp_path / "images", 2)
     assert stored.rejected == {
@@ -749,16 +776,15 @@ def test_chunks_hold_a_bounded_number_of_images_and_bytes(monkeypatch: pytest.Mo
     monkeypatch.setattr(store, "CHUNK_IMAGES", 3)
     monkeypatch.setattr(store, "CHUNK_BYTES", 100)
 
-    def cut(*lengths: int | None) -> list[list[int | None]]:
-        work = [(Record(str(n), "", "", "", "", FileSlice(Path(), 0, n)), None) for n in lengths]
-        return [[record.image.length for record, _ in chunk] for chunk in cut_chunks(work)]  # pyright: ignore
+    def cut(*lengths: int) -> list[list[int]]:
+        return [list(lengths[first:end]) for first, end in cut_chunks(lengths)]
 
     assert cut() == []
     assert cut(1, 1, 1, 1, 1, 1, 1) == [[1, 1, 1], [1, 1, 1], [1]]
     assert cut(50, 50, 1) == [[50, 50], [1]]
     assert cut(500, 1, 99, 1) == [[500], [1, 99], [1]]
     assert cut(1, 500, 500) == [[1], [500], [500]]
-    assert cut(None, None) == [[None, None]]
+    assert cut(0, 0) == [[0, 0]]
 
 
 # Processes
@@ -809,8 +835,8 @@ def test_an_array_that_is_no_image_changes_nothing(tmp_path: Path, records: list
 
 
 def test_what_is_examined_and_not_placed_changes_nothing(tmp_path: Path, records: list[Record]) -> None:
-    with open_store(tmp_path / "deep" / "images", DEFAULTS, 1) as images:
-        assert len(images.examine(records)) == 10
+    with open_images(tmp_path / "deep" / "images") as images:
+        assert len(images.examine(records).facts) == 10
         assert len(find_parts(tmp_path)) == 1
     assert read_folder(tmp_path) == {"deep": ""}
 
@@ -832,19 +858,16 @@ def test_a_parent_that_cannot_be_made_is_named(tmp_path: Path, records: list[Rec
 def test_a_png_that_cannot_be_written_is_told_with_the_folder(tmp_path: Path, files: list[Record]) -> None:
     """The staging folder goes while the workers fill it."""
     folder = tmp_path / "images"
-    with open_store(folder, DEFAULTS, 1) as images:
+    with open_images(folder) as images:
         images.staging.rmdir()
         with pytest.raises(EnvironmentFault, match=r"images: cannot be written: No such file or directory"):
             images.examine(files)
     assert not folder.exists()
 
 
-def test_names_in_staging_are_short_and_plain(tmp_path: Path, records: list[Record]) -> None:
+def test_a_long_key_is_no_trouble_in_staging(tmp_path: Path, records: list[Record]) -> None:
     key = "/".join(["ä" * 100] * 5)
-    with open_store(tmp_path / "images", DEFAULTS, 1) as images:
-        examined = images.examine([replace(records[0], key=key)])
-        assert examined[key].staged == f"{hash_bytes(key.encode())}.png"
-        assert images.place([replace(records[0], key=key)], {key: f"{key}.png"}) == 1
+    assert store_images([replace(records[0], key=key)], tmp_path / "images").encoded == 1
     assert (tmp_path / "images" / f"{key}.png").is_file()
 
 
@@ -854,3 +877,155 @@ def test_what_a_killed_run_left_beside_the_folder_is_removed(tmp_path: Path, rec
     (tmp_path / ".imagesmore.abc.part").mkdir()
     store_images(records, tmp_path / "images")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".imagesmore.abc.part", "images"]
+
+
+# Shards
+
+
+def list_tars(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.tar"))
+
+
+def read_members(folder: Path) -> dict[str, bytes]:
+    """Member → bytes of all shards, as Python's tarfile reads them."""
+    found: dict[str, bytes] = {}
+    for path in list_tars(folder):
+        with tarfile.open(path) as tar:
+            found |= {info.name: tar.extractfile(info).read() for info in tar}  # pyright: ignore[reportOptionalMemberAccess]
+    return found
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 3 to 12 members of 1,024 bytes."""
+    monkeypatch.setattr(shards, "SMALLEST", 3 * 1024)
+    monkeypatch.setattr(shards, "LARGEST", 12 * 1024)
+
+
+def test_shards_hold_the_pngs_in_the_order_of_the_keys(tmp_path: Path, records: list[Record]) -> None:
+    assert store_images(records[::-1], tmp_path / "images", shards=True).encoded == 10
+    (tar,) = list_tars(tmp_path / "images")
+    assert tar.name == f"{hash_file(tar)[:32]}.tar"
+    assert sorted(read_folder(tmp_path / "images")) == [tar.name, "index.arrow", "index.arrow.sha256"]
+    members = read_members(tmp_path / "images")
+    assert list(members) == [f"{number:05d}.png" for number in range(10)]
+    assert list(members.values()) == [encode_png(record.image) for record in records]  # pyright: ignore
+    for row, png in zip(read_rows(tmp_path / "images"), members.values(), strict=True):
+        assert FileSlice(tmp_path / "images" / row["path"], row["offset"], row["length"]).read() == png
+    assert find_parts(tmp_path) == []
+
+
+def test_an_unchanged_shard_stays_and_nothing_is_encoded(tmp_path: Path, records: list[Record]) -> None:
+    store_images(records, tmp_path / "images", shards=True)
+    (tar,) = list_tars(tmp_path / "images")
+    before = tar.stat()
+    assert store_images(records, tmp_path / "images", shards=True).encoded == 0
+    assert (tar.stat().st_ino, tar.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_local_addition_rewrites_few_shards_and_gives_the_bytes_of_a_run_from_nothing(
+    tmp_path: Path, make_records: Callable[..., list[Record]]
+) -> None:
+    records = make_records({"cat": 200})
+    folder = tmp_path / "images"
+    store_images([*records[:100], *records[101:]], folder, shards=True)
+    before = set(list_tars(folder))
+    assert len(before) > 20
+    assert store_images(records, folder, shards=True).encoded == 1
+    after = set(list_tars(folder))
+    assert len(after - before) <= 3
+    store_images(records, tmp_path / "fresh", shards=True)
+    assert read_folder(folder) == read_folder(tmp_path / "fresh")
+
+
+def damage_header(tar: Path) -> None:
+    data = bytearray(tar.read_bytes())
+    data[0] ^= 1
+    tar.write_bytes(data)
+
+
+def damage_png(tar: Path) -> None:
+    data = bytearray(tar.read_bytes())
+    data[3 * 1024 + 520] ^= 1
+    tar.write_bytes(data)
+
+
+def damage_end(tar: Path) -> None:
+    tar.write_bytes(tar.read_bytes()[:-1])
+
+
+def swap_for_a_link(tar: Path) -> None:
+    tar.unlink()
+    tar.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "encoded"),
+    [(damage_header, 0), (damage_png, 1), (damage_end, 0), (Path.unlink, 10), (swap_for_a_link, 10)],
+)
+def test_a_damaged_shard_is_written_again(tmp_path: Path, records: list[Record], damage: Damage, encoded: int) -> None:
+    folder = tmp_path / "images"
+    store_images(records, folder, shards=True)
+    expected = read_folder(folder)
+    damage(list_tars(folder)[0])
+    assert store_images(records, folder, shards=True).encoded == encoded
+    assert read_folder(folder) == expected
+
+
+def test_another_layout_encodes_nothing(tmp_path: Path, records: list[Record]) -> None:
+    folder = tmp_path / "images"
+    store_images(records, folder)
+    files = read_folder(folder)
+    assert store_images(records, folder, shards=True).encoded == 0
+    store_images(records, tmp_path / "fresh", shards=True)
+    assert read_folder(folder) == read_folder(tmp_path / "fresh")
+    assert store_images(records, folder).encoded == 0
+    assert read_folder(folder) == files
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_removed_record_leaves_no_trace_in_shards(tmp_path: Path, make_records: Callable[..., list[Record]]) -> None:
+    records = make_records({"cat": 60})
+    store_images(records, tmp_path / "images", shards=True)
+    assert store_images(records[:-7], tmp_path / "images", shards=True).encoded == 0
+    store_images(records[:-7], tmp_path / "fresh", shards=True)
+    assert read_folder(tmp_path / "images") == read_folder(tmp_path / "fresh")
+
+
+def test_shards_come_from_files_too(tmp_path: Path, files: list[Record]) -> None:
+    files[3] = rewrite(files[3], b"")
+    stored = store_images(files, tmp_path / "images", 2, shards=True)
+    assert (stored.encoded, stored.rejected) == (9, {"3.png": "the file is empty"})
+    assert list(read_members(tmp_path / "images")) == [f"{n}%2Epng.png" for n in range(10) if n != 3]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_run_that_was_interrupted_between_shards_and_index_leaves_what_can_be_read(
+    tmp_path: Path, make_records: Callable[..., list[Record]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    records, folder = make_records({"cat": 60}), tmp_path / "images"
+    store_images(records[::2], folder, shards=True)
+    before = read_folder(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_index", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store_images(records, folder, shards=True)
+    assert before.items() <= read_folder(folder).items()
+    assert store_images(records, folder, shards=True).encoded == 30
+    store_images(records, tmp_path / "fresh", shards=True)
+    assert read_folder(folder) == read_folder(tmp_path / "fresh")
+
+
+def test_a_record_that_is_gone_when_its_shard_is_written_is_an_error(tmp_path: Path, records: list[Record]) -> None:
+    """The shard is cut between examining and placing."""
+    folder = tmp_path / "images"
+    store_images(records, folder, shards=True)
+    with open_images(folder, shards=True) as images:
+        images.examine(records[1:])
+        list_tars(folder)[0].write_bytes(b"")
+        with pytest.raises(EnvironmentFault, match=r"images: cannot be written: .*ends inside this file"):
+            images.place(records[1:], [f"{record.key}.png" for record in records[1:]])

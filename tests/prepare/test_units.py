@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagepipe.core.manifest import SPLITS
-from imagepipe.prepare.units import Unit, apportion, deal, draw, fill_up, join_units, shuffle_keys, spread_units
+from imagepipe.prepare.units import (
+    Unit,
+    apportion,
+    deal,
+    draw,
+    fill_up,
+    find_repeats,
+    join_units,
+    shuffle_keys,
+    spread_units,
+)
 from imagepipe.sources.records import Record
 
 PIXEL = np.zeros((1, 1), np.uint8)
@@ -39,6 +49,19 @@ def count_classes(units: Sequence[Unit], chosen: dict[str, str]) -> Counter[tupl
 # Joining
 
 
+def test_what_has_one_value_is_found_in_its_order() -> None:
+    value_of = {"a": 1, "b": 2, "c": 3, "d": 2, "e": 1, "f": 2}
+    assert find_repeats("abcdef", value_of.__getitem__) == [["a", "e"], ["b", "d", "f"]]
+    assert find_repeats("fedcba", value_of.__getitem__) == [["f", "d", "b"], ["e", "a"]]
+    assert find_repeats("abc", value_of.__getitem__) == find_repeats("", value_of.__getitem__) == []
+
+
+def test_one_hash_of_two_values_is_no_repeat() -> None:
+    assert hash(-1) == hash(-2)
+    assert find_repeats([-1, -2, 5], int) == []
+    assert find_repeats([-1, -2, 5, -2, -1], int) == [[-1, -1], [-2, -2]]
+
+
 def test_records_without_group_and_twin_are_units_of_one() -> None:
     units = join_units([make_record("b", "x"), make_record("a", "y")], {"a": "1", "b": "2"})
     assert units == [Unit(("a",), {"y": 1}), Unit(("b",), {"x": 1})]
@@ -48,6 +71,15 @@ def test_a_group_is_one_unit_and_so_are_equal_pixels() -> None:
     records = [make_record("a", group="g"), make_record("b"), make_record("c", group="g"), make_record("d", "x")]
     units = join_units(records, {"a": "1", "b": "2", "c": "3", "d": "2"})
     assert units == [Unit(("a", "c"), {"a": 2}), Unit(("b", "d"), {"a": 1, "x": 1})]
+
+
+def test_units_of_the_same_classes_share_their_counts() -> None:
+    groups = {"a": "", "b": "", "c": "g", "d": "g", "e": "h", "f": "h"}
+    records = [make_record(key, group=group) for key, group in groups.items()]
+    one, two, three, four = join_units(records, {key: key for key in groups})
+    assert one.counts is two.counts
+    assert three.counts is four.counts
+    assert (one.counts, three.counts) == ({"a": 1}, {"a": 2})
 
 
 def test_a_twin_in_another_group_joins_both_groups() -> None:

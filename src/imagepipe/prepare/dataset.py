@@ -7,7 +7,9 @@ from fractions import Fraction
 from math import sqrt
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import replace_directory, write_csv
@@ -20,12 +22,14 @@ from imagepipe.core.manifest import (
     LeakInfo,
     write_manifests,
 )
-from imagepipe.prepare.images import ImageFacts
+from imagepipe.core.parallel import Engine
+from imagepipe.core.slices import ImageFiles, list_image_files
+from imagepipe.prepare.index import MODES, Facts, Places, list_hashes
 from imagepipe.prepare.leaks import Gate, count_images, gate_leaks
 from imagepipe.prepare.lookalikes import draw_lookalikes
 from imagepipe.prepare.params import SplitParams
 from imagepipe.prepare.splits import Assignment, assign_splits, check_records, take_first
-from imagepipe.prepare.store import Examined, open_store
+from imagepipe.prepare.store import open_store
 from imagepipe.sources.records import Record, SourceInfo
 
 LOOKALIKES_SHOWN = 50  # pairs on the contact sheet
@@ -48,7 +52,7 @@ def prepare_dataset(
     params: SplitParams,
     images_dir: Path,
     manifests_dir: Path,
-    jobs: int,
+    engine: Engine,
 ) -> Prepared:
     """Check the records' images, split them, store them and write the manifests.
 
@@ -59,36 +63,36 @@ def prepare_dataset(
     records = take_first(records, params.first)
     classes = source.list_classes()
     check_class_names(records, classes)
-    with open_store(images_dir, params.image, jobs) as store:
-        examined = store.examine(records, encode=params.limit_per_split == 0)
-        rejected = list_rejected(records, examined, params)
-        facts = {key: one.row.facts for key, one in examined.items() if one.row}
+    with open_store(images_dir, params.image, engine, params.layout == "shards") as store:
+        verdict = store.examine(records, encode=params.limit_per_split == 0)
+        rejected = list_rejected(records, verdict.rejected, params)
+        facts = verdict.facts
         usable = [record for record in records if record.key in facts]
         image = describe_images(usable, facts)
-        contents = {
-            key: fact.content_sha256 if params.strategy == "hash" else fact.pixel_sha256 for key, fact in facts.items()
-        }
+        pixels = facts.map_hashes("pixel_sha256")
+        contents = facts.map_hashes("content_sha256") if params.strategy == "hash" else pixels
         assigned = assign_splits(usable, contents, params)
         dealt = [record for record in usable if record.key in assigned.splits]
-        gate = gate_leaks(dealt, assigned.splits, facts, params, assigned.official, source.published)
+        fingerprints = facts.map_fingerprints()
+        gate = gate_leaks(dealt, assigned.splits, pixels, fingerprints, params, assigned.official, source.published)
         kept = [record for record in dealt if record.key not in gate.dropped]
-        paths = {record.key: name_png(record.key, assigned.splits[record.key], params) for record in kept}
-        encoded = store.place(kept, paths)
-    info = describe_dataset(kept, assigned, classes, image, facts, gate.info, source, params)
+        paths = [name_png(record.key, assigned.splits[record.key], params) for record in kept]
+        encoded, places = store.place(kept, paths)
+    rows = facts.take_rows([record.key for record in kept])
+    info = describe_dataset(kept, assigned, classes, image, rows, gate.info, source, params)
+    manifest = make_manifest(kept, assigned.splits, classes, rows, paths, places)
     with replace_directory(manifests_dir) as staging:
-        write_manifests(staging, make_manifest(kept, assigned.splits, classes, facts, paths), info)
+        write_manifests(staging, manifest, info)
         write_csv(staging / "rejected.csv", rejected)
         write_csv(staging / "leaks.csv", gate.findings)
-        draw_contact_sheet(gate, paths, images_dir, staging)
-    notes = [*assigned.notes, *note_empty(info), *remark_images(kept, facts), *gate.notes]
+        draw_contact_sheet(gate, kept, list_image_files(manifest, images_dir), staging)
+    notes = [*assigned.notes, *note_empty(info), *remark_images(kept, rows, facts), *gate.notes]
     return Prepared(info, encoded, len(rejected), notes)
 
 
-def list_rejected(records: Sequence[Record], examined: Mapping[str, Examined], params: SplitParams) -> pd.DataFrame:
+def list_rejected(records: Sequence[Record], reasons: Mapping[str, str], params: SplitParams) -> pd.DataFrame:
     """`rejected.csv` (source, reason), sorted; raises InputError where there are more than `split.max_rejected`."""
-    rejected = sorted(
-        (record.source, examined[record.key].reason) for record in records if not examined[record.key].row
-    )
+    rejected = sorted((record.source, reasons[record.key]) for record in records if record.key in reasons)
     shown = [f"{source}: {reason}" for source, reason in rejected]
     if len(rejected) == len(records):
         raise InputError(list_findings("none of the images can be used", shown, "Mend them, or see split.image."))
@@ -110,20 +114,21 @@ def name_png(key: str, split: str, params: SplitParams) -> str:
     return f"{split}/{key}.png" if params.layout == "folders" else f"{key}.png"
 
 
-def draw_contact_sheet(gate: Gate, paths: Mapping[str, str], images_dir: Path, folder: Path) -> None:
+def draw_contact_sheet(gate: Gate, records: Sequence[Record], files: ImageFiles, folder: Path) -> None:
     """`lookalikes.png`, where there are pairs across splits that look alike."""
-    rows = gate.findings[gate.findings["kind"] == "lookalike"].to_dict("records")
+    near = gate.findings[gate.findings["kind"] == "lookalike"]
+    place_of = {record.key: place for place, record in enumerate(records)} if len(near) else {}
     pairs = [
         (
-            images_dir / paths[row["key"]],
+            files.read(place_of[row["key"]]),
             f"{row['source']}\n{row['split']}",
-            images_dir / paths[row["other_key"]],
+            files.read(place_of[row["other_key"]]),
             f"{row['other_source']}\n{row['other_split']}, {row['distance']} of 64 bits differ",
         )
-        for row in rows
+        for row in near.head(LOOKALIKES_SHOWN).to_dict("records")
     ]
     if pairs:
-        draw_lookalikes(pairs, folder / "lookalikes.png", shown=LOOKALIKES_SHOWN)
+        draw_lookalikes(pairs, len(near), folder / "lookalikes.png")
 
 
 def note_empty(info: DatasetInfo) -> list[str]:
@@ -132,16 +137,19 @@ def note_empty(info: DatasetInfo) -> list[str]:
     return [list_findings("classes without any image", empty)] if empty else []
 
 
-def remark_images(records: Sequence[Record], facts: Mapping[str, ImageFacts]) -> list[str]:
+def remark_images(records: Sequence[Record], rows: NDArray[np.void], facts: Facts) -> list[str]:
     """What the user should hear of the images themselves."""
     notes: list[str] = []
-    constant = [record.source for record in records if facts[record.key].is_constant()]
-    if len(constant) == 1:
-        notes.append(f"1 image has one colour all over: {constant[0]}; is that meant?")
-    elif constant:
-        notes.append(f"{len(constant)} images have one colour all over, the first {constant[0]}; are they meant?")
-    remarks = Counter(facts[record.key].remark for record in records if facts[record.key].remark)
-    notes += [f"{count_images(count)}: {remark}" for remark, count in sorted(remarks.items())]
+    flat = np.flatnonzero(are_constant(rows))
+    if len(flat) == 1:
+        notes.append(f"1 image has one colour all over: {records[flat[0]].source}; is that meant?")
+    elif len(flat):
+        notes.append(
+            f"{len(flat)} images have one colour all over, the first {records[flat[0]].source}; are they meant?"
+        )
+    if facts.table.remarks:
+        remarks = Counter(filter(None, (facts[record.key].remark for record in records)))
+        notes += [f"{count_images(count)}: {remark}" for remark, count in sorted(remarks.items())]
     return notes
 
 
@@ -159,30 +167,29 @@ def make_manifest(
     records: Sequence[Record],
     splits: Mapping[str, str],
     classes: Sequence[str],
-    facts: Mapping[str, ImageFacts],
-    paths: Mapping[str, str],
+    rows: NDArray[np.void],
+    paths: Sequence[str],
+    places: Places,
 ) -> pd.DataFrame:
-    """The rows of all three manifests (see core/manifest.py)."""
+    """The rows of all three manifests (see core/manifest.py); `rows` (N,) are the records' FACTS."""
     label_of = {name: label for label, name in enumerate(classes)}
-    columns = list(dict.fromkeys(name for record in records for name in record.columns))
-    return pd.DataFrame(
-        [
-            {
-                "path": paths[record.key],
-                "label": label_of[record.class_name],
-                "class": record.class_name,
-                "split": splits[record.key],
-                "group": record.group,
-                "pixel_sha256": facts[record.key].pixel_sha256,
-                "width": facts[record.key].width,
-                "height": facts[record.key].height,
-                "mode": facts[record.key].mode,
-                "source": record.source,
-                **{f"{USER}{name}": record.columns.get(name, "") for name in columns},
-            }
-            for record in records
-        ]
-    )
+    columns: dict[str, object] = {
+        "path": paths,
+        "label": [label_of[record.class_name] for record in records],
+        "class": [record.class_name for record in records],
+        "split": [splits[record.key] for record in records],
+        "group": [record.group for record in records],
+        "pixel_sha256": list_hashes(rows["pixel_sha256"]),
+        "width": rows["width"],
+        "height": rows["height"],
+        "mode": np.array(MODES, object)[rows["mode"]],
+        "source": [record.source for record in records],
+    }
+    if places.offsets.any():
+        columns |= {"shard": places.files, "offset": places.offsets, "length": rows["length"]}
+    for name in dict.fromkeys(name for record in records for name in record.columns):
+        columns[f"{USER}{name}"] = [record.columns.get(name, "") for record in records]
+    return pd.DataFrame(columns)
 
 
 def describe_dataset(
@@ -190,15 +197,16 @@ def describe_dataset(
     assigned: Assignment,
     classes: list[str],
     image: ImageInfo,
-    facts: Mapping[str, ImageFacts],
+    rows: NDArray[np.void],
     leaks: LeakInfo,
     source: SourceInfo,
     params: SplitParams,
 ) -> DatasetInfo:
-    """What `dataset.json` says."""
+    """What `dataset.json` says; `rows` (N,) are the records' FACTS."""
     splits = assigned.splits
     counts: Counter[tuple[str, str]] = Counter((splits[record.key], record.class_name) for record in records)
-    mean, std = measure_pixels([facts[record.key] for record in records if splits[record.key] == "train"])
+    learnt = np.array([splits[record.key] == "train" for record in records])
+    mean, std = measure_pixels(rows[learnt], image.channels)
     return DatasetInfo(
         format=FORMAT,
         classes=classes,
@@ -218,15 +226,18 @@ def name_official(records: Sequence[Record], assigned: Assignment) -> dict[str, 
     return {split: part_of[split] for split in assigned.official}
 
 
-def describe_images(records: Sequence[Record], facts: Mapping[str, ImageFacts]) -> ImageInfo:
+def describe_images(records: Sequence[Record], facts: Facts) -> ImageInfo:
     """The one mode and size of all images; raises InputError, naming an image of each, where they have several."""
-    kinds: Counter[tuple[str, int, int]] = Counter()
+    rows = facts.take_rows([record.key for record in records])
+    columns = np.stack([rows["mode"], rows["width"], rows["height"]], axis=1)
+    found, firsts, counts = np.unique(columns, axis=0, return_index=True, return_counts=True)
+    kinds = Counter[tuple[str, int, int]]()
     first: dict[tuple[str, int, int], str] = {}
-    for record in records:
-        fact = facts[record.key]
-        kind = (fact.mode, fact.width, fact.height)
-        kinds[kind] += 1
-        first.setdefault(kind, record.source)
+    for (mode, width, height), place, count in sorted(
+        zip(*map(np.ndarray.tolist, (found, firsts, counts)), strict=True), key=lambda kind: kind[1]
+    ):
+        kinds[MODES[mode], width, height] = count
+        first[MODES[mode], width, height] = records[place].source
     if len(kinds) > 1:
         shown = [
             f"{count} of {kind[0]} {kind[1]}×{kind[2]}, the first {first[kind]}" for kind, count in kinds.most_common()
@@ -244,14 +255,21 @@ def describe_images(records: Sequence[Record], facts: Mapping[str, ImageFacts]) 
     return ImageInfo.model_validate({"mode": mode, "width": width, "height": height})
 
 
-def measure_pixels(facts: Sequence[ImageFacts]) -> tuple[list[float], list[float]]:
+def measure_pixels(rows: NDArray[np.void], channels: int) -> tuple[list[float], list[float]]:
     """Mean and population standard deviation per channel in [0, 1], from exact integer sums over every pixel."""
     mean: list[float] = []
     std: list[float] = []
-    pixels = sum(image.width * image.height for image in facts)
-    for channel in range(len(facts[0].pixel_sums)):
-        first = Fraction(sum(image.pixel_sums[channel] for image in facts), pixels)
-        second = Fraction(sum(image.pixel_squares[channel] for image in facts), pixels)
+    pixels = sum((rows["width"].astype(np.int64) * rows["height"]).tolist())
+    for channel in range(channels):
+        first = Fraction(sum(rows["pixel_sums"][:, channel].tolist()), pixels)
+        second = Fraction(sum(rows["pixel_squares"][:, channel].tolist()), pixels)
         mean.append(float(first / 255))
         std.append(sqrt(second - first * first) / 255)
     return mean, std
+
+
+def are_constant(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Whether each image has one colour all over: every value is the mean of its channel."""
+    pixels = (rows["width"].astype(np.int64) * rows["height"])[:, None]
+    value, rest = np.divmod(rows["pixel_sums"], pixels)
+    return ((rest == 0) & (rows["pixel_squares"] == value * value * pixels)).all(axis=1)

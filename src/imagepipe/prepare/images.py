@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.files import hash_bytes
-from imagepipe.core.manifest import hash_pixels
+from imagepipe.core.hashes import hash_bytes, hash_pixels
 from imagepipe.prepare import lookalikes
 from imagepipe.prepare.params import FORMATS, ImageParams
 
@@ -37,6 +36,8 @@ TRANSPOSE = {  # Exif 2.32, 4.6.4: how the stored rows and columns lie in the sc
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_KINDS = {"L": b"\x08\x00", "RGB": b"\x08\x02"}  # depth and colour type, as IHDR has them
 # What Pillow's decoders raise on bytes that are not what they claim to be.
 DECODER_ERRORS = (
     OSError,
@@ -79,20 +80,18 @@ class ImageFacts:
     fingerprint: str
     remark: str
 
-    def is_constant(self) -> bool:
-        """Whether every pixel has the same colour: the variance of each channel is 0."""
-        count = self.width * self.height
-        sums = zip(self.pixel_sums, self.pixel_squares, strict=True)
-        return all(count * square == total * total for total, square in sums)
-
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """uint8 pixels (H, W) or (H, W, 3), a remark or '', and the content's hash where it is not that of the pixels."""
+    """uint8 pixels (H, W) or (H, W, 3), a remark or '', and the content's hash where it is not that of the pixels.
+
+    `png` is a PNG of just these pixels where the source has one, else b''.
+    """
 
     pixels: NDArray[np.uint8]
     remark: str
     content_sha256: str
+    png: bytes = b""
 
 
 def name_mode(pixels: NDArray[np.uint8]) -> str:
@@ -144,7 +143,10 @@ def decode_image(data: bytes, params: ImageParams) -> Decoded:
         with lift_pillow_limit(params.max_pixels):
             try:
                 image, remark = load_image(data, params)
-                return convert_image(image, params, remark)
+                decoded = convert_image(image, params, remark)
+                if image.format == "PNG" and decoded.pixels.shape[:2] == (image.height, image.width):
+                    return replace(decoded, png=strip_png(data, name_mode(decoded.pixels)))
+                return decoded
             except Image.DecompressionBombError as error:
                 raise UnusableImage(f"more pixels than split.image.max_pixels ({params.max_pixels}) allows") from error
             except DECODER_ERRORS as error:
@@ -296,10 +298,33 @@ def fit_image(image: Image.Image, params: ImageParams) -> Image.Image:
     return image.resize(size, method)
 
 
+def strip_png(data: bytes, mode: str) -> bytes:
+    """The PNG without anything but its pixels (metadata, text, colour profiles), as it was compressed.
+
+    b'' where its values are not those of `mode` in 8 bits as they stand: palettes, transparency, other depths, frames.
+    `data` was decoded before, so its chunks are whole.
+    """
+    kept = [PNG_SIGNATURE]
+    place = len(PNG_SIGNATURE)
+    if data[place + 16 : place + 18] != PNG_KINDS[mode]:
+        return b""
+    while place + 12 <= len(data):
+        name = data[place + 4 : place + 8]
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if name in (b"tRNS", b"acTL"):
+            return b""
+        if name in (b"IHDR", b"IDAT", b"IEND"):
+            kept.append(data[place:end])
+        if name == b"IEND":
+            return b"".join(kept)
+        place = end
+    return b""
+
+
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """PNG bytes of a grey (H, W) or RGB (H, W, 3) image; nothing but the pixels goes in."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=PNG_LEVEL)
+    buffer, size = io.BytesIO(), (pixels.shape[1], pixels.shape[0])
+    Image.frombytes(name_mode(pixels), size, pixels.tobytes()).save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 

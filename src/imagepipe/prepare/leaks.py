@@ -4,18 +4,19 @@ Looked for are equal pixels in two splits, a group in two splits, and equal pixe
 params.yaml says whether that stops the stage, is left out, or stays. Look-alikes across splits are reported only.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 import pandas as pd
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.manifest import SPLITS, LeakInfo
-from imagepipe.prepare.images import ImageFacts
 from imagepipe.prepare.lookalikes import Lookalikes, find_lookalikes
 from imagepipe.prepare.params import SplitParams
+from imagepipe.prepare.units import find_repeats
 from imagepipe.sources.records import Record
 
 COLUMNS = (
@@ -76,46 +77,46 @@ class Finding:
 def gate_leaks(
     records: Sequence[Record],
     splits: Mapping[str, str],
-    facts: Mapping[str, ImageFacts],
+    pixel_sha256: Mapping[str, str],
+    fingerprints: Mapping[str, str],
     params: SplitParams,
     official: Sequence[str],
     published: bool,
 ) -> Gate:
     """Look for leaks between the `splits` of the `records` (key → split, of just these), and act by `params.leaks`.
 
-    `official` are the parts that the source itself made val or test, `published` says that others know them.
+    `pixel_sha256` and `fingerprints` are by key; the second may lack images too small for one. `official` are the parts
+    that the source itself made val or test, `published` says that others know them.
 
     Raises InputError where the policy is `error` and a leak is found, or where dropping would leave nothing of a split
     or of a class in train.
     """
-    by_key = {record.key: record for record in sorted(records, key=lambda record: record.key)}
-    pixels = {key: facts[key].pixel_sha256 for key in by_key}
+    records = sorted(records, key=attrgetter("key"))
     policy = resolve_policy(params.leaks, official, published)
-    equal = collect_keys(pixels)
-    groups = collect_keys({key: record.group for key, record in by_key.items() if record.group})
-    found = [
-        *find_shared("duplicate", equal, splits),
-        *find_shared("group", groups, splits),
-        *find_labels(equal, by_key),
-    ]
+    equal = find_repeats(records, lambda record: pixel_sha256[record.key])
+    groups = find_repeats([record for record in records if record.group], attrgetter("group"))
+    torn = [images for images in equal if spans_splits(images, splits)]
+    torn_groups = [images for images in groups if spans_splits(images, splits)]
+    found = [*find_shared("duplicate", torn, splits), *find_shared("group", torn_groups, splits), *find_labels(equal)]
     if found and policy == "error":
-        raise InputError(report_leaks(found, by_key, splits))
+        raise InputError(report_leaks(found, pick_records(found, records), splits))
     dropped = frozenset(finding.key for finding in found) if policy == "drop" else frozenset[str]()
-    check_rest(by_key, splits, dropped)
-    rest = [key for key in by_key if key not in dropped]
-    near = find_near(rest, splits, facts, params.near_distance)
+    check_rest(records, splits, dropped)
+    rest = [record.key for record in records if record.key not in dropped]
+    near = find_near(rest, splits, fingerprints, equal, params.near_distance)
     alike = [Finding("lookalike", one, other, str(bits)) for one, other, bits in near.pairs] if near else []
     info = LeakInfo(
         policy=policy,
-        duplicates=sum(count_judging(keys, splits) for keys in equal),
-        groups=sum(spans_splits(keys, splits) for keys in groups),
+        duplicates=sum(splits[record.key] != "train" for images in torn for record in images),
+        groups=len(torn_groups),
         labels=sum(finding.kind == "label" for finding in found),
         dropped=len(dropped),
-        repeated=sum(count - 1 for count in Counter((pixels[key], splits[key]) for key in rest).values()),
+        repeated=sum(count_repeated(images, splits, dropped) for images in equal),
         near=len(near.pairs) if near else None,
     )
     notes = write_notes(info, equal, splits, dropped, params, near)
-    return Gate(info, tabulate_findings([*found, *alike], by_key, splits, dropped), dropped, notes)
+    findings = [*found, *alike]
+    return Gate(info, tabulate_findings(findings, pick_records(findings, records), splits, dropped), dropped, notes)
 
 
 def resolve_policy(leaks: Literal["auto", "error", "drop", "keep"], official: Sequence[str], published: bool) -> Policy:
@@ -125,59 +126,65 @@ def resolve_policy(leaks: Literal["auto", "error", "drop", "keep"], official: Se
     return leaks
 
 
-def collect_keys(value_of: Mapping[str, str]) -> list[list[str]]:
-    """The sets of two keys or more that share a value, each sorted."""
-    sets: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(value_of):
-        sets[value_of[key]].append(key)
-    return [keys for keys in sets.values() if len(keys) > 1]
+def spans_splits(records: Iterable[Record], splits: Mapping[str, str]) -> bool:
+    """Whether the records are in more than one split."""
+    return len({splits[record.key] for record in records}) > 1
 
 
-def spans_splits(keys: Iterable[str], splits: Mapping[str, str]) -> bool:
-    """Whether the keys are in more than one split."""
-    return len({splits[key] for key in keys}) > 1
+def count_repeated(equal: Sequence[Record], splits: Mapping[str, str], dropped: frozenset[str]) -> int:
+    """Of equal images that stay, those beyond the first of each split."""
+    rest = [splits[record.key] for record in equal if record.key not in dropped]
+    return len(rest) - len(set(rest))
 
 
-def count_judging(keys: Sequence[str], splits: Mapping[str, str]) -> int:
-    """Of equal images, those in val and test, where another split holds one too."""
-    return sum(splits[key] != "train" for key in keys) if spans_splits(keys, splits) else 0
-
-
-def find_shared(kind: str, sets: Sequence[Sequence[str]], splits: Mapping[str, str]) -> list[Finding]:
-    """Every key that shares its set with a higher split, against the first key that the set has in its highest.
+def find_shared(kind: str, sets: Iterable[Sequence[Record]], splits: Mapping[str, str]) -> list[Finding]:
+    """Every key of a set that has a higher split too, against the first key that the set has in its highest.
 
     One finding for each such key, so that many copies do not give the square of their number.
     """
     found: list[Finding] = []
-    for keys in sets:
-        highest = max((splits[key] for key in keys), key=SPLITS.index)
-        first = next(key for key in keys if splits[key] == highest)
-        found += [Finding(kind, key, first) for key in keys if splits[key] != highest]
+    for records in sets:
+        highest = max((splits[record.key] for record in records), key=SPLITS.index)
+        first = next(record.key for record in records if splits[record.key] == highest)
+        found += [Finding(kind, record.key, first) for record in records if splits[record.key] != highest]
     return found
 
 
-def find_labels(equal: Sequence[Sequence[str]], by_key: Mapping[str, Record]) -> list[Finding]:
+def find_labels(equal: Iterable[Sequence[Record]]) -> list[Finding]:
     """Every key whose pixels stand under another class too, against the first key of another class."""
     found: list[Finding] = []
-    for keys in equal:
+    for records in equal:
         first_of: dict[str, str] = {}
-        for key in keys:
-            first_of.setdefault(by_key[key].class_name, key)
+        for record in records:
+            first_of.setdefault(record.class_name, record.key)
         firsts = list(first_of.items())[:2]
         if len(firsts) == 2:
             (name, first), (_, second) = firsts
-            found += [Finding("label", key, second if by_key[key].class_name == name else first) for key in keys]
+            found += [
+                Finding("label", record.key, second if record.class_name == name else first) for record in records
+            ]
     return found
 
 
 def find_near(
-    keys: Sequence[str], splits: Mapping[str, str], facts: Mapping[str, ImageFacts], distance: int
+    keys: Iterable[str],
+    splits: Mapping[str, str],
+    fingerprints: Mapping[str, str],
+    equal: Iterable[Sequence[Record]],
+    distance: int,
 ) -> Lookalikes | None:
     """Look-alikes across splits; None where they are not looked for, or no image is large enough for a fingerprint."""
-    fingerprints = {key: facts[key].fingerprint for key in keys}
-    if distance < 0 or not any(fingerprints.values()):
+    present = {key: value for key in keys if (value := fingerprints.get(key))} if distance >= 0 else {}
+    if not present:
         return None
-    return find_lookalikes(fingerprints, splits, distance, {key: facts[key].pixel_sha256 for key in keys})
+    pixels = {record.key: number for number, records in enumerate(equal) for record in records}
+    return find_lookalikes(present, splits, distance, pixels)
+
+
+def pick_records(findings: Iterable[Finding], records: Iterable[Record]) -> dict[str, Record]:
+    """By key the records that the findings name."""
+    named = {key for finding in findings for key in (finding.key, finding.other)}
+    return {record.key: record for record in records if record.key in named}
 
 
 def report_leaks(found: Sequence[Finding], by_key: Mapping[str, Record], splits: Mapping[str, str]) -> str:
@@ -209,21 +216,24 @@ def describe_side(record: Record, split: str) -> str:
     return f"{record.source} ({split}, class {record.class_name!r})"
 
 
-def check_rest(by_key: Mapping[str, Record], splits: Mapping[str, str], dropped: frozenset[str]) -> None:
+def check_rest(records: Sequence[Record], splits: Mapping[str, str], dropped: frozenset[str]) -> None:
     """Raise InputError where a split, or a class of train, had images and has none once `dropped` are out."""
-    before, after = (Counter[str](), Counter[str]())
-    for key, record in by_key.items():
-        names = [f"split {splits[key]}"]
-        if splits[key] == "train":
-            names.append(f"class {record.class_name!r} of train")
-        before.update(names)
-        after.update(names if key not in dropped else [])
-    gone = [f"{name}: {count}, all dropped" for name, count in sorted(before.items()) if not after[name]]
+    if not dropped:
+        return
+    before = Counter((splits[record.key], record.class_name) for record in records)
+    after = before - Counter((splits[record.key], record.class_name) for record in records if record.key in dropped)
+    gone = {
+        f"class {name!r} of train": count
+        for (split, name), count in before.items()
+        if split == "train" and not after[split, name]
+    }
+    for empty in {split for split, _ in before} - {split for split, _ in after}:
+        gone[f"split {empty}"] = sum(count for (split, _), count in before.items() if split == empty)
     if gone:
         raise InputError(
             list_findings(
                 "params.yaml: split.leaks is `drop`, and that leaves nothing of",
-                gone,
+                [f"{name}: {count}, all dropped" for name, count in sorted(gone.items())],
                 "Bring images that the splits do not share, mend the labels, or set split.leaks to `keep`.",
             )
         )
@@ -234,20 +244,20 @@ def tabulate_findings(
 ) -> pd.DataFrame:
     """leaks.csv (see `Gate`)."""
     order = {kind: place for place, kind in enumerate((*KINDS, "lookalike"))}
-    table: list[dict[str, str]] = []
+    table: list[tuple[str, ...]] = []
     for row in sorted(rows, key=lambda row: (order[row.kind], row.distance, row.key, row.other)):
         done = "dropped" if row.key in dropped else "kept"
         side, other = by_key[row.key], by_key[row.other]
         values = (row.kind, row.distance, "reported" if row.kind == "lookalike" else done)
         sides = (splits[side.key], side.key, side.class_name, side.source)
         others = (splits[other.key], other.key, other.class_name, other.source)
-        table.append(dict(zip(COLUMNS, (*values, *sides, *others), strict=True)))
+        table.append((*values, *sides, *others))
     return pd.DataFrame(table, columns=list(COLUMNS), dtype=str)
 
 
 def write_notes(
     info: LeakInfo,
-    equal: Sequence[Sequence[str]],
+    equal: Sequence[Sequence[Record]],
     splits: Mapping[str, str],
     dropped: frozenset[str],
     params: SplitParams,
@@ -276,11 +286,11 @@ def write_notes(
     return notes
 
 
-def note_kept(info: LeakInfo, equal: Sequence[Sequence[str]], splits: Mapping[str, str], why: str) -> list[str]:
+def note_kept(info: LeakInfo, equal: Sequence[Sequence[Record]], splits: Mapping[str, str], why: str) -> list[str]:
     """What stays although it leaks, and what follows from it."""
     shared: Counter[tuple[str, str]] = Counter()
-    for keys in equal:
-        of_split = Counter(splits[key] for key in keys)
+    for records in equal:
+        of_split = Counter(splits[record.key] for record in records)
         shared.update({pair: of_split[pair[0]] for pair in FLATTERED if of_split[pair[0]] and of_split[pair[1]]})
     notes = [
         f"{count_images(shared[pair], pair[0])} with the very pixels of {pair[1]} images ({why}): {result}"

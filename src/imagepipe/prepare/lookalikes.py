@@ -7,7 +7,7 @@ shares a band is compared.
 
 import io
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,17 +65,17 @@ def find_lookalikes(
     fingerprints: Mapping[str, str],
     splits: Mapping[str, str],
     distance: int,
-    pixels: Mapping[str, str] | None = None,
+    pixels: Mapping[str, Hashable] | None = None,
 ) -> Lookalikes:
     """All pairs of keys in different splits whose hashes differ in at most `distance` bits, 0 to 8.
 
-    Left out are keys without a hash, those with a FLAT one, and, where `pixels` gives every key's pixel hash, pairs
-    whose very pixels are equal.
+    Left out are keys without a hash, those with a FLAT one, and pairs whose very pixels are equal: those to which
+    `pixels` gives one value. Keys that it lacks are like no other.
     """
     usable = sorted(key for key, value in fingerprints.items() if value and value not in FLAT)
-    hashes = np.array([int(fingerprints[key], 16) for key in usable], np.uint64)
-    ranks = np.array([SPLITS.index(splits[key]) for key in usable], np.int64)
-    images = number_values([pixels[key] for key in usable] if pixels else usable)
+    hashes = np.fromiter((int(fingerprints[key], 16) for key in usable), np.uint64, len(usable))
+    ranks = np.fromiter((SPLITS.index(splits[key]) for key in usable), np.int64, len(usable))
+    images = number_images(usable, pixels or {})
     chosen = thin_equal(hashes, ranks)
     search = Search(hashes[chosen], ranks[chosen], images[chosen], distance, len(chosen) < len(usable))
     first, second, bits = search.find_pairs()
@@ -89,10 +89,14 @@ def order_pair(pair: Pair) -> tuple[int, str, str]:
     return pair[2], pair[0], pair[1]
 
 
-def number_values(values: Sequence[str]) -> NDArray[np.int64]:
-    """A number for each value, the same for equal ones."""
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return np.array([numbers[value] for value in values], np.int64)
+def number_images(keys: Sequence[str], pixels: Mapping[str, Hashable]) -> NDArray[np.int64]:
+    """A number for each key, the same for those with one value in `pixels`."""
+    numbers = np.arange(len(keys))
+    first: dict[Hashable, int] = {}
+    for place, key in enumerate(keys):
+        if key in pixels:
+            numbers[place] = first.setdefault(pixels[key], place)
+    return numbers
 
 
 def thin_equal(hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -216,21 +220,20 @@ class Search:
         self._size = len(self._found[0])
 
 
-def draw_lookalikes(pairs: Sequence[tuple[Path, str, Path, str]], path: Path, shown: int = 50) -> None:
-    """A contact sheet of the first `shown` pairs, each (image, caption, image, caption) side by side, as PNG.
+def draw_lookalikes(pairs: Sequence[tuple[bytes, str, bytes, str]], found: int, path: Path) -> None:
+    """A contact sheet of pairs, the first of `found`, each (image file, caption, image file, caption), as PNG.
 
     A caption has up to two lines, parted by LF; what is too long for its image loses its middle. The same images and
     captions give the same bytes.
     """
-    drawn = pairs[:shown]
-    rows = -(-len(drawn) // PAIRS_A_ROW)
+    rows = -(-len(pairs) // PAIRS_A_ROW)
     width, height = 2 * THUMB + 4 * GAP, THUMB + CAPTION_LINES * LINE + 3 * GAP
     sheet = Image.new("RGB", (PAIRS_A_ROW * width, LINE + 2 * GAP + rows * height), "white")
     canvas = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(FONT_SIZE)
-    title = f"{len(drawn)} of {len(pairs)} pairs across splits that look alike" if pairs else "no look-alikes"
+    title = f"{len(pairs)} of {found} pairs across splits that look alike" if pairs else "no look-alikes"
     canvas.text((GAP, GAP), title, fill="black", font=font)
-    for place, (one, caption, other, other_caption) in enumerate(drawn):
+    for place, (one, caption, other, other_caption) in enumerate(pairs):
         left, top = place % PAIRS_A_ROW * width, LINE + 2 * GAP + place // PAIRS_A_ROW * height
         canvas.rectangle((left + GAP // 2, top, left + width - GAP // 2, top + height - GAP), outline="#bbbbbb")
         for side, (file, text) in enumerate(((one, caption), (other, other_caption))):
@@ -245,12 +248,12 @@ def draw_captioned(
     sheet: Image.Image,
     canvas: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    file: Path,
+    file: bytes,
     caption: str,
     corner: tuple[int, int],
 ) -> None:
     """One image, fitted into its square whose top left is `corner`, and its caption below."""
-    with Image.open(file) as image:
+    with Image.open(io.BytesIO(file)) as image:
         picture = fit_picture(image.convert("RGB"))
     left, top = corner
     sheet.paste(picture, (left + (THUMB - picture.width) // 2, top + (THUMB - picture.height) // 2))

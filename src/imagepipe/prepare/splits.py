@@ -5,12 +5,14 @@ is the subject of units.py.
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
+from operator import attrgetter
 from typing import Any
 
 from imagepipe.core.errors import InputError, list_findings, suggest_name
@@ -38,7 +40,7 @@ class Assignment:
 
 def take_first(records: Sequence[Record], first: int) -> list[Record]:
     """The first records by key; 0 takes all."""
-    return sorted(records, key=lambda record: record.key)[: first or None]
+    return sorted(records, key=attrgetter("key"))[: first or None]
 
 
 def assign_splits(records: Sequence[Record], pixel_sha256: Mapping[str, str], params: SplitParams) -> Assignment:
@@ -55,19 +57,21 @@ def assign_splits(records: Sequence[Record], pixel_sha256: Mapping[str, str], pa
         raise InputError("the source's own parts leave nothing for train; mark the images to learn from as train.")
     pool = [record for record in records if record.key not in kept]
     dealt, remarks = deal_pool(pool, pixel_sha256, shares, params)
-    chosen = kept | dealt
-    notes += remarks + note_shares(dealt, shares, params) + check_train(records, chosen, kept)
-    if params.limit_per_split:
-        chosen = limit_splits(records, chosen, params)
+    notes += remarks + note_shares(dealt, shares, params)
+    dealt |= kept
+    notes += check_train(records, dealt, kept)
+    chosen = limit_splits(records, dealt, params) if params.limit_per_split else dealt
     check_filled(len(records), chosen, shares)
-    return Assignment({key: chosen[key] for key in sorted(chosen)}, official, notes)
+    ordered = [record.key for record in take_first(records, 0) if record.key in chosen]
+    return Assignment({key: chosen[key] for key in ordered}, official, notes)
 
 
 def check_records(records: Sequence[Record]) -> None:
     """Raise InputError where there is nothing to split, or two records share a key."""
     if not records:
         raise InputError("the source holds no images; nothing to split.")
-    doubled = [key for key, count in Counter(record.key for record in records).items() if count > 1]
+    keys = sorted(record.key for record in records)
+    doubled = {one for one, next_one in pairwise(keys) if one == next_one}
     if doubled:
         raise InputError(list_findings("two images share one key", sorted(doubled)))
 
@@ -179,7 +183,8 @@ def deal_pool(
     if params.strategy == "kfold":
         return deal_folds(units, shares, params), notes
     if params.strategy == "random":
-        alike = [Unit(unit.keys, {"": len(unit.keys)}) for unit in units]
+        counts = {size: {"": size} for size in {len(unit.keys) for unit in units}}
+        alike = (Unit(unit.keys, counts[len(unit.keys)]) for unit in units)
         return spread_units(alike, shares, params.seed, "split"), notes
     needed = sum(share > 0 for share in shares.values())
     whole = len(shares) == len(SPLITS)  # else `random` would give up the parts that were kept
@@ -215,7 +220,7 @@ def name_units(units: Sequence[Unit], params: SplitParams) -> str:
 
 def check_classes(units: Sequence[Unit], needed: int, noun: str, problem: str, remedy: str) -> None:
     """Raise InputError where a class is in fewer than `needed` units."""
-    counts = Counter(class_name for unit in units for class_name in unit.counts)
+    counts = Counter(chain.from_iterable(unit.counts for unit in units))
     small = [f"{name!r}: {count}" for name, count in sorted(counts.items()) if count < needed]
     if small:
         raise InputError(
@@ -247,9 +252,8 @@ def deal_folds(units: Sequence[Unit], shares: Mapping[str, float], params: Split
             "cannot be spread over train and val",
             "leave them out, or set split.fractions.val to 0.",
         )
-    return chosen | spread_units(
-        rest, normalise({"train": shares["train"], "val": shares["val"]}), params.seed, "split"
-    )
+    chosen |= spread_units(rest, normalise({"train": shares["train"], "val": shares["val"]}), params.seed, "split")
+    return chosen
 
 
 def cut_by_hash(
@@ -266,7 +270,7 @@ def cut_by_hash(
     for record in records:
         place = draw(seed, "hash", record.group or pixel_sha256[record.key])
         fraction = (int.from_bytes(place[:8], "big") >> 11) / 2**53  # as many bits as a float holds exactly
-        chosen[record.key] = wanted[sum(bound <= fraction for bound in bounds)]
+        chosen[record.key] = wanted[bisect_right(bounds, fraction)]
     return chosen
 
 
@@ -350,11 +354,12 @@ def read_date(text: str) -> datetime | None:
 
 def limit_splits(records: Sequence[Record], chosen: dict[str, str], params: SplitParams) -> dict[str, str]:
     """At most `limit_per_split` records of each split: at random, or as evenly over the classes as they allow."""
-    class_of = {record.key: record.class_name for record in records}
+    balanced = params.limit_choice == "balanced"
+    class_of = {record.key: record.class_name for record in records} if balanced else {}
     kept: dict[str, str] = {}
     for split in SPLITS:
         keys = shuffle_keys((key for key, name in chosen.items() if name == split), params.seed, "limit")
-        if params.limit_choice == "balanced":
+        if balanced:
             keys = alternate_classes(keys, class_of)
         kept |= dict.fromkeys(keys[: params.limit_per_split], split)
     return kept
@@ -366,8 +371,8 @@ def alternate_classes(keys: Sequence[str], class_of: dict[str, str]) -> list[str
     Within a turn the classes come in the order of `keys`, so that a limit below their number favours none.
     """
     seen: Counter[str] = Counter()
-    turns: list[tuple[int, int]] = []
-    for position, key in enumerate(keys):
-        turns.append((seen[class_of[key]], position))
+    turns: list[int] = []
+    for key in keys:
+        turns.append(seen[class_of[key]])
         seen[class_of[key]] += 1
-    return [keys[position] for _, position in sorted(turns)]
+    return [keys[position] for position in sorted(range(len(keys)), key=turns.__getitem__)]

@@ -1,4 +1,4 @@
-"""The images on disk: one PNG for each record, and an index that says what each was made from.
+"""The images on disk: one PNG for each record, as files or in tar shards, and an index that says what each was made of.
 
 Only what is new, changed or damaged is decoded and encoded; what no record names is removed. The bytes are those of a
 run from nothing. New PNGs wait in a staging folder until the split stands, so that a stage that fails changes nothing.
@@ -9,39 +9,48 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
+from typing import overload
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError, list_findings
-from imagepipe.core.files import hash_bytes, hash_file, report_write_errors, write_csv, write_text
-from imagepipe.core.manifest import hash_pixels
-from imagepipe.core.parallel import Limits, Lost, map_chunks, map_contained
-from imagepipe.core.slices import FileSlice
-from imagepipe.core.tables import read_text_table
-from imagepipe.prepare.images import (
-    ImageFacts,
-    UnusableImage,
-    check_array,
-    convert_array,
-    decode_image,
-    encode_png,
-    measure_image,
-    name_mode,
-    name_recipe,
+from imagepipe.core.files import report_write_errors
+from imagepipe.core.hashes import hash_file
+from imagepipe.core.parallel import FEW, Engine, Limits, Lost
+from imagepipe.core.progress import open_progress
+from imagepipe.core.shards import (
+    BLOCK,
+    Segment,
+    cut_shards,
+    join_segments,
+    make_member,
+    measure_members,
+    name_member,
+    name_shard,
+    write_shard,
 )
+from imagepipe.core.slices import FileSlice
+from imagepipe.prepare.examination import (
+    Examined,
+    Known,
+    Staging,
+    State,
+    Work,
+    examine_images,
+    load_work,
+    stage_pngs,
+)
+from imagepipe.prepare.images import name_recipe
+from imagepipe.prepare.index import INDEX, SEAL, Facts, ImageTable, Index, Places, read_index, write_index
 from imagepipe.prepare.params import ImageParams
 from imagepipe.sources.records import Record
-
-INDEX = "index.csv"
-INDEX_HASH = "index.csv.sha256"  # what is read back from the index is believed only when its hash is this
 
 CHUNK_IMAGES = 250
 CHUNK_BYTES = 16 * 2**20  # of source files: few seconds of decoding, so that a worker is not ended for honest work
@@ -51,117 +60,241 @@ MEMORY_PER_PIXEL = 32  # bytes for each pixel that split.image.max_pixels allows
 
 
 @dataclass(frozen=True, slots=True)
-class StoredImage:
-    """One row of the index: the key, where its PNG is below the image folder ('' where none is kept), the hash of what
-    it was made from, the PNG's hash, the image's facts."""
+class Verdict:
+    """What became of the records: the facts of those that can be used, by key, and by key why others cannot."""
 
-    key: str
-    path: str
-    source_sha256: str
-    png_sha256: str
-    facts: ImageFacts
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """What became of a record: its row, or why it cannot be used; and the file in staging that holds a new PNG."""
-
-    row: StoredImage | None
-    reason: str = ""
-    staged: str = ""
-
-
-Work = Sequence[tuple[Record, StoredImage | None]]  # records, each with what the index knew of it
+    facts: Facts
+    rejected: dict[str, str]
 
 
 class ImageStore:
     """An image folder while a split is made: `examine` the records, then `place` those that the split keeps."""
 
-    def __init__(self, images_dir: Path, staging: Path, params: ImageParams, jobs: int) -> None:
+    def __init__(self, images_dir: Path, staging: Path, params: ImageParams, engine: Engine, shards: bool) -> None:
         self.images_dir = images_dir
         self.staging = staging
         self.params = params
-        self.jobs = jobs
-        self.known = read_index(images_dir / INDEX, params)
-        self.examined: dict[str, Examined] = {}
+        self.engine = engine
+        self.shards = shards
+        self.index = read_index(images_dir, name_recipe(params))
+        self.records: Sequence[Record] = []
+        self.row_of: dict[str, int] = {}
+        self.table = ImageTable.of_size(0)
+        self.states = np.zeros(0, np.int8)
+        self.known_rows = np.zeros(0, np.int64)  # each record's row in the index, or -1
+        self.rejected: dict[int, str] = {}
+        self.staged: list[Path] = []  # files or folders in staging, one for each chunk
+        self.staged_in = np.zeros(0, np.int32)  # each record's place in `staged`, or -1
+        self.offsets = np.zeros(0, np.int64)  # of each PNG in its file in staging
 
-    def examine(self, records: Sequence[Record], encode: bool = True) -> dict[str, Examined]:
-        """Check every image; key → what became of it. With `encode`, new and damaged PNGs are made in staging.
+    def examine(self, records: Sequence[Record], encode: bool = True) -> Verdict:
+        """Check every image. With `encode`, new and damaged PNGs are made in staging.
 
         Raises InputError for an array that is no image.
         """
-        self._examine([(record, self.known.get(record.key)) for record in records], encode)
-        return self.examined
+        self.records = sorted(records, key=lambda record: record.key)
+        count = len(self.records)
+        self.row_of = {record.key: row for row, record in enumerate(self.records)}
+        self.table = ImageTable.of_size(count)
+        self.states = np.zeros(count, np.int8)
+        self.staged_in = np.full(count, -1, np.int32)
+        self.offsets = np.zeros(count, np.int64)
+        self.known_rows = self.index.find_rows(list(self.row_of)) if self.index else np.full(count, -1)
+        self._examine(np.arange(count), self.index, encode)
+        rejected = {self.records[row].key: reason for row, reason in self.rejected.items()}
+        return Verdict(Facts(self.table, self.row_of, self.states != State.REJECTED), rejected)
 
-    def place(self, records: Sequence[Record], paths: Mapping[str, str]) -> int:
-        """Bring the folder to hold just the PNGs of `records`, at `paths` (by key) below it, and the index.
+    def place(self, records: Sequence[Record], paths: Sequence[str]) -> tuple[int, Places]:
+        """Bring the folder to hold just the PNGs of `records`, at `paths` below it or in shards, and the index.
 
         The index keeps what is known of every image that was examined, so that another split decodes nothing. Returns
-        how many images had to be encoded.
+        how many images had to be encoded, and where those of `records` are.
         """
-        self._encode([record for record in records if not self._is_made(record.key)])
-        encoded = sum(bool(self.examined[key].staged) for key in paths)
+        rows = np.fromiter((self.row_of[record.key] for record in records), np.int64, len(records))
+        self._encode(rows[self.states[rows] <= State.KNOWN])
         with report_write_errors(self.images_dir):
-            # Two steps, since the old place of one may be the new place of another.
-            for key, path in paths.items():
-                self._take_up(key, path)
-            remove_strangers(self.images_dir, {INDEX, INDEX_HASH, *paths.values()})
-            for folder in {(self.images_dir / path).parent for path in paths.values()}:
-                folder.mkdir(parents=True, exist_ok=True)
-            for key, path in paths.items():
-                self._put_down(key, path)
-        rows = [one.row for one in self.examined.values() if one.row]
-        write_index(self.images_dir / INDEX, [settle(row, paths.get(row.key, "")) for row in rows], self.params)
-        return encoded
+            self.images_dir.mkdir(parents=True, exist_ok=True)
+            places = self._place_shards(rows) if self.shards else self._place_files(rows, paths)
+            self._write_index(rows, places)
+            if self.shards:  # the old ones go last: whoever is stopped before leaves a folder that can be read
+                remove_strangers(self.images_dir, {INDEX, SEAL, *places.files.tolist()})
+        return int(np.count_nonzero(self.states[rows] == State.ENCODED)), places
 
-    def _examine(self, work: Work, encode: bool) -> None:
-        """As `examine`; a record whose row is None is decoded and encoded anew."""
-        look = partial(
-            examine_chunk, images_dir=self.images_dir, staging=self.staging, params=self.params, encode=encode
-        )
-        found: Iterable[Examined | Lost]
-        if any(isinstance(record.image, FileSlice) for record, _ in work):
-            limits = Limits(SECONDS, MEMORY + MEMORY_PER_PIXEL * self.params.max_pixels)
-            found = map_contained(look, list(cut_chunks(work)), self.jobs, limits)
+    # Examining
+
+    def _examine(self, rows: NDArray[np.int64], index: Index | None, encode: bool) -> None:
+        """Look at the records of some rows; without `index`, nothing counts as known."""
+        work = WorkChunks(self.records, rows, index, self.known_rows)
+        turn = len(self.staged)
+        staging = Staging(self.staging / str(turn), self.shards, self.images_dir)
+        look = partial(look_at, staging=staging, params=self.params, encode=encode)
+        limits = Limits(SECONDS, MEMORY + MEMORY_PER_PIXEL * self.params.max_pixels)
+        trusted = all(not isinstance(record.image, FileSlice) for record in self.records)
+        results: Iterable[tuple[Sequence[Work], Examined | Lost]]
+        if trusted and len(rows) <= FEW:
+            results = ((chunk, look(chunk)) for chunk in work)
         else:
-            found = chain.from_iterable(map_chunks(look, work, self.jobs))
-        for (record, _), one in zip(work, found, strict=True):
-            self.examined[record.key] = Examined(None, one.reason) if isinstance(one, Lost) else one
+            results = self.engine.map_contained(look, work, limits, partial(load_work, images_dir=self.images_dir))
+        with open_progress("split", len(rows)) as advance:
+            for chunk, found in results:
+                if isinstance(found, Lost):
+                    self._reject(chunk[0].row, found.reason)
+                else:
+                    self._take_in(chunk, found, staging.name_chunk(chunk), index)
+                advance(len(chunk))
 
-    def _encode(self, records: Sequence[Record]) -> None:
-        """Make the PNGs of records that were examined before; raises InputError where a file has changed since."""
-        before = {record.key: self.examined[record.key].row for record in records}
-        self._examine([(record, None) for record in records], encode=True)
-        changed = [record for record in records if not is_same(before[record.key], self.examined[record.key].row)]
-        if changed:
-            shown = [f"{record.source}: {self.examined[record.key].reason or 'other bytes'}" for record in changed]
+    def _reject(self, row: int, reason: str) -> None:
+        """Note why an image cannot be used."""
+        self.states[row] = State.REJECTED
+        self.rejected[row] = reason
+
+    def _take_in(self, chunk: Sequence[Work], found: Examined, staging: Staging, index: Index | None) -> None:
+        """Note what became of a chunk."""
+        rows = np.array([work.row for work in chunk])
+        states = found.states
+        self.states[rows] = states
+        for place, reason in found.reasons.items():
+            self._reject(chunk[place].row, reason)
+        made = (states == State.MEASURED) | (states == State.ENCODED)
+        self.table.rows[rows[made]] = found.rows[made]
+        self.table.remarks.update({chunk[place].row: remark for place, remark in found.remarks.items()})
+        if index:
+            known = rows[~made & (states != State.REJECTED)]
+            before = self.known_rows[known]
+            self.table.rows[known] = index.table.rows[before]
+            remarks = index.table.remarks
+            if remarks:
+                pairs = zip(known.tolist(), before.tolist(), strict=True)
+                self.table.remarks.update({row: remarks[old] for row, old in pairs if old in remarks})
+        offsets = found.offsets or stage_pngs(chunk, found.pngs, staging)
+        for place, offset in offsets.items():
+            self.staged_in[chunk[place].row] = len(self.staged)
+            self.offsets[chunk[place].row] = offset
+        self.staged.append(staging.folder)
+
+    def _encode(self, rows: NDArray[np.int64]) -> None:
+        """Make the PNGs of rows that were examined before; raises InputError where a file has changed since."""
+        before = self.table.rows["source_sha256"][rows]
+        self._examine(rows, None, encode=True)
+        same = (self.states[rows] == State.ENCODED) & (self.table.rows["source_sha256"][rows] == before)
+        if not same.all():
+            changed = rows[~same].tolist()
+            shown = [f"{self.records[row].source}: {self.rejected.get(row, 'other bytes')}" for row in changed]
             raise InputError(list_findings("files changed while the split was made", shown, "Run the stage again."))
 
-    def _is_made(self, key: str) -> bool:
-        """Whether the record's PNG is in staging or, intact, in the folder."""
-        one = self.examined[key]
-        return bool(one.staged or (one.row and one.row.path))
+    # Placing
 
-    def _take_up(self, key: str, path: str) -> None:
-        """Bring a PNG that lies elsewhere in the folder into staging."""
-        one = self.examined[key]
-        if one.row and not one.staged and one.row.path != path:
-            here, staged = self.images_dir / one.row.path, name_staged(key)
-            if here.is_symlink():  # which may be relative, and DVC may have made it
-                shutil.copyfile(here, self.staging / staged)
-            else:
-                here.replace(self.staging / staged)
-            self.examined[key] = replace(one, staged=staged)
+    def _place_files(self, rows: NDArray[np.int64], paths: Sequence[str]) -> Places:
+        """Give each PNG its own file at its path."""
+        staged: list[tuple[Path, Path]] = []
+        for row, path in zip(rows.tolist(), paths, strict=True):
+            if self.staged_in[row] >= 0:
+                staged.append((self.staged[self.staged_in[row]] / f"{row}.png", self.images_dir / path))
+        # Two steps, since the old place of one may be the new place of another.
+        staged += self._take_up(rows, paths)
+        remove_strangers(self.images_dir, {INDEX, SEAL, *paths})
+        for folder in {target.parent for _, target in staged}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for source, target in staged:
+            source.replace(target)
+        return Places(np.array([*paths, None], object)[:-1], np.zeros(len(rows), np.int64))
 
-    def _put_down(self, key: str, path: str) -> None:
-        """Bring a PNG out of staging to where it belongs."""
-        staged = self.examined[key].staged
-        if staged:
-            (self.staging / staged).replace(self.images_dir / path)
+    def _take_up(self, rows: NDArray[np.int64], paths: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+        """Bring PNGs that lie elsewhere in the folder into staging; where they are then, and where they belong."""
+        if not self.index:
+            return
+        for row, path in zip(rows.tolist(), paths, strict=True):
+            if self.states[row] == State.KEPT and (old := self.index.places.files[self.known_rows[row]]) != path:
+                here, staged = self.images_dir / old, self.staging / f"{row}.png"
+                if here.is_symlink():  # which may be relative, and DVC may have made it
+                    shutil.copyfile(here, staged)
+                else:
+                    here.replace(staged)
+                yield staged, self.images_dir / path
+
+    def _place_shards(self, rows: NDArray[np.int64]) -> Places:
+        """Write the shards that are not there yet; those that have no place any more are left for the end."""
+        order = np.argsort(rows)  # that of the keys
+        rows = rows[order]
+        lengths = self.table.rows["length"][rows]
+        hashes = np.frombuffer(np.ascontiguousarray(self.table.rows["png_sha256"][rows]).tobytes(), "<u8")[::4]
+        cuts = cut_shards(lengths, hashes)
+        with ThreadPoolExecutor(self.engine.jobs) as pool:  # copying and hashing leave the interpreter free
+            whole = set(filter(None, pool.map(self._check_shard, self._list_shards(rows))))
+            names = list(pool.map(lambda cut: self._make_shard(rows[slice(*cut)], whole), cuts))
+        places = Places(np.empty(len(rows), object), np.zeros(len(rows), np.int64))
+        for name, (first, end) in zip(names, cuts, strict=True):
+            places.files[order[first:end]] = name
+            places.offsets[order[first:end]] = locate_members(lengths[first:end])
+        return places
+
+    def _list_shards(self, rows: NDArray[np.int64]) -> set[str]:
+        """The shards that hold PNGs of rows now."""
+        kept = self.known_rows[rows[self.states[rows] == State.KEPT]]
+        return set(self.index.places.files[kept].tolist()) if self.index else set()
+
+    def _check_shard(self, name: str) -> str:
+        """The name of a shard that is whole, else ''."""
+        return name if name_shard(hash_file(self.images_dir / name)) == name else ""
+
+    def _make_shard(self, rows: NDArray[np.int64], whole: set[str]) -> str:
+        """The name of the shard that holds just these rows, which is in the folder then."""
+        old = self._find_shard(rows)
+        if old in whole:
+            return old
+        sizes = measure_members(self.table.rows["length"][rows])
+        members = (
+            self._locate_member(row, size, whole) for row, size in zip(rows.tolist(), sizes.tolist(), strict=True)
+        )
+        written = self.staging / f"{rows[0]}.tar"
+        name = name_shard(write_shard(written, join_segments(members)))
+        written.chmod(0o644)
+        written.replace(self.images_dir / name)
+        return name
+
+    def _find_shard(self, rows: NDArray[np.int64]) -> str:
+        """The shard of the index that has just these rows, unchanged; '' where there is none."""
+        if not self.index or (self.states[rows] != State.KEPT).any():
+            return ""
+        places, known = self.index.places, self.known_rows[rows]
+        files, offsets = places.files[known], places.offsets[known]
+        whole = np.count_nonzero(places.files == files[0]) == len(rows)
+        same = (files == files[0]).all() and (offsets == locate_members(self.table.rows["length"][rows])).all()
+        return str(files[0]) if whole and same else ""
+
+    def _locate_member(self, row: int, size: int, whole: set[str]) -> Segment:
+        """The member of a row, header and padding included: where it is, or made anew where its shard is damaged."""
+        if self.staged_in[row] >= 0:
+            return self.staged[self.staged_in[row]], int(self.offsets[row]) - BLOCK, size
+        if not self.index:
+            raise ValueError(f"row {row} has no PNG")
+        places, known = self.index.places, self.known_rows[row]
+        path, offset = self.images_dir / places.files[known], int(places.offsets[known])
+        if places.files[known] in whole:
+            return path, offset - BLOCK, size
+        png = FileSlice(path, offset, int(self.table.rows["length"][row])).read()
+        return make_member(name_member(self.records[row].key), png)
+
+    def _write_index(self, rows: NDArray[np.int64], places: Places) -> None:
+        """Write what is known of every image that can be used, and where those of `rows` are."""
+        files, offsets = np.full(len(self.records), "", object), np.zeros(len(self.records), np.int64)
+        files[rows], offsets[rows] = places.files, places.offsets
+        unplaced = files == ""
+        self.table.rows["png_sha256"][unplaced] = np.zeros((), "V32")
+        self.table.rows["length"][unplaced] = 0
+        usable = np.flatnonzero(self.states != State.REJECTED)
+        remarks = {new: self.table.remarks[row] for new, row in enumerate(usable.tolist()) if row in self.table.remarks}
+        write_index(
+            self.images_dir,
+            name_recipe(self.params),
+            [self.records[row].key for row in usable.tolist()],
+            ImageTable(self.table.rows[usable], remarks),
+            Places(files[usable], offsets[usable]),
+        )
 
 
 @contextmanager
-def open_store(images_dir: Path, params: ImageParams, jobs: int) -> Generator[ImageStore]:
+def open_store(images_dir: Path, params: ImageParams, engine: Engine, shards: bool) -> Generator[ImageStore]:
     """The store over `images_dir`; its staging folder lies beside it and is removed at the end.
 
     So is what a run that was killed left there.
@@ -172,92 +305,88 @@ def open_store(images_dir: Path, params: ImageParams, jobs: int) -> Generator[Im
             shutil.rmtree(left)
         staging = Path(tempfile.mkdtemp(prefix=f".{images_dir.name}.", suffix=".part", dir=images_dir.parent))
     try:
-        yield ImageStore(images_dir, staging, params, jobs)
+        yield ImageStore(images_dir, staging, params, engine, shards)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def name_staged(key: str) -> str:
-    """What the PNG of a record is called in staging: short and safe whatever the key."""
-    return f"{hash_bytes(key.encode())}.png"
+class WorkChunks(Sequence[Sequence[Work]]):
+    """The work in chunks of at most CHUNK_IMAGES images and, but for a single one, CHUNK_BYTES of source bytes.
+
+    A chunk is made when it is asked for, so that few of them take memory at a time.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        rows: NDArray[np.int64],
+        known: Index | None,
+        known_rows: NDArray[np.int64],
+    ) -> None:
+        self.records = records
+        self.rows = rows
+        self.known = known
+        self.known_rows = known_rows
+        self.cuts = list(cut_chunks([measure_source(records[row]) for row in rows.tolist()]))
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    @overload
+    def __getitem__(self, index: int) -> list[Work]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[list[Work]]: ...
+    def __getitem__(self, index: int | slice) -> list[Work] | Sequence[list[Work]]:
+        if isinstance(index, slice):
+            raise TypeError("chunks are asked for one by one")
+        first, end = self.cuts[index]
+        rows = self.rows[first:end]
+        works = zip(rows.tolist(), self._recall(self.known_rows[rows]), strict=True)
+        return [
+            Work(row, (record := self.records[row]).key, record.source, record.image, known) for row, known in works
+        ]
+
+    def _recall(self, places: NDArray[np.int64]) -> Iterator[Known | None]:
+        """What the index knows of some images, by their places there; None where that is -1."""
+        if self.known is None:
+            yield from [None] * len(places)
+            return
+        rows = self.known.table.rows[places]
+        sources, pngs = (np.ascontiguousarray(rows[name]).tobytes() for name in ("source_sha256", "png_sha256"))
+        files, offsets = self.known.places.files[places], self.known.places.offsets[places].tolist()
+        pieces = zip(places.tolist(), files.tolist(), offsets, rows["length"].tolist(), strict=True)
+        for start, (place, file, offset, length) in zip(range(0, len(sources), 32), pieces, strict=True):
+            png = (file, offset, length) if file else None
+            known = Known(sources[start : start + 32], pngs[start : start + 32], png, offset > 0)
+            yield known if place >= 0 else None
 
 
-def is_same(before: StoredImage | None, after: StoredImage | None) -> bool:
-    """Whether a record was made from the same bytes both times."""
-    return before is not None and after is not None and before.source_sha256 == after.source_sha256
+def measure_source(record: Record) -> int:
+    """Bytes of the record's file or array."""
+    return (record.image.length or 0) if isinstance(record.image, FileSlice) else record.image.nbytes
 
 
-def settle(row: StoredImage, path: str) -> StoredImage:
-    """The row as the index keeps it: with its place, and with a PNG's hash only where there is one."""
-    return replace(row, path=path, png_sha256=row.png_sha256 if path else "")
+def cut_chunks(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and past-the-last place of each chunk."""
+    first, total = 0, 0
+    for place, size in enumerate(sizes):
+        if place > first and (place - first == CHUNK_IMAGES or total + size > CHUNK_BYTES):
+            yield first, place
+            first, total = place, 0
+        total += size
+    if sizes:
+        yield first, len(sizes)
 
 
-def cut_chunks(work: Work) -> Iterator[Work]:
-    """The work in chunks of at most CHUNK_IMAGES records and, but for a single record, CHUNK_BYTES of source bytes."""
-    first, size = 0, 0
-    for position, (record, _) in enumerate(work):
-        length = (record.image.length or 0) if isinstance(record.image, FileSlice) else record.image.nbytes
-        if position > first and (position - first == CHUNK_IMAGES or size + length > CHUNK_BYTES):
-            yield work[first:position]
-            first, size = position, 0
-        size += length
-    if first < len(work):
-        yield work[first:]
+def look_at(works: Sequence[Work], staging: Staging, params: ImageParams, encode: bool) -> Examined:
+    """`examine_images` with a place in staging that is this chunk's own."""
+    return examine_images(works, staging.name_chunk(works), params, encode)
 
 
-def examine_chunk(work: Work, images_dir: Path, staging: Path, params: ImageParams, encode: bool) -> list[Examined]:
-    """What becomes of each of some records."""
-    return [examine_record(record, before, images_dir, staging, params, encode) for record, before in work]
-
-
-def examine_record(
-    record: Record, before: StoredImage | None, images_dir: Path, staging: Path, params: ImageParams, encode: bool
-) -> Examined:
-    """Decode, check and (with `encode`) encode one record, unless the index knows what its source bytes give."""
-    try:
-        source = read_source(record)
-        source_sha256 = hash_source(source)
-        if before and before.source_sha256 == source_sha256:
-            if before.path and is_intact(images_dir / before.path, before.png_sha256):
-                return Examined(before)
-            if not (before.path and encode):
-                return Examined(replace(before, path=""))
-        decoded = decode_image(source, params) if isinstance(source, bytes) else convert_array(source, params)
-        facts = measure_image(decoded.pixels, decoded.remark, decoded.content_sha256)
-        png = encode_png(decoded.pixels) if encode else b""
-    except UnusableImage as error:
-        return Examined(None, str(error))
-    except MemoryError:
-        return Examined(None, "needs more memory than its process may have")
-    if not encode:
-        return Examined(StoredImage(record.key, "", source_sha256, "", facts))
-    staged = name_staged(record.key)
-    with report_write_errors(images_dir):
-        (staging / staged).write_bytes(png)
-    return Examined(StoredImage(record.key, "", source_sha256, hash_bytes(png), facts), staged=staged)
-
-
-def read_source(record: Record) -> bytes | NDArray[np.uint8]:
-    """The bytes of the record's file, or its pixels; raises UnusableImage where the file cannot be read."""
-    if not isinstance(record.image, FileSlice):
-        check_array(record.image, record.source)
-        return record.image
-    try:
-        return record.image.read()
-    except OSError as error:
-        raise UnusableImage(f"cannot be read: {error.strerror or error}") from error
-
-
-def hash_source(source: bytes | NDArray[np.uint8]) -> str:
-    """SHA-256 of a file's bytes, or of an array's pixels."""
-    if isinstance(source, bytes):
-        return hash_bytes(source)
-    return hash_pixels(name_mode(source), source)
-
-
-def is_intact(path: Path, sha256: str) -> bool:
-    """Whether the file is there with the bytes that the index promises."""
-    return path.is_file() and hash_bytes(path.read_bytes()) == sha256
+def locate_members(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where in a shard the data of each member begin."""
+    sizes = measure_members(lengths)
+    return np.cumsum(sizes) - sizes + BLOCK
 
 
 def remove_strangers(images_dir: Path, wanted: set[str]) -> None:
@@ -274,58 +403,3 @@ def remove_strangers(images_dir: Path, wanted: set[str]) -> None:
                 child.unlink()
             elif not any(child.iterdir()):
                 child.rmdir()
-
-
-def write_index(path: Path, stored: Iterable[StoredImage], params: ImageParams) -> None:
-    """One row for each image, sorted by key; what made the PNGs is named, so that another way makes them anew."""
-    recipe = name_recipe(params)
-    rows = [
-        {
-            "key": row.key,
-            "path": row.path,
-            "source_sha256": row.source_sha256,
-            "recipe": recipe,
-            "png_sha256": row.png_sha256,
-            "content_sha256": row.facts.content_sha256,
-            "pixel_sha256": row.facts.pixel_sha256,
-            "width": row.facts.width,
-            "height": row.facts.height,
-            "mode": row.facts.mode,
-            "pixel_sums": " ".join(map(str, row.facts.pixel_sums)),
-            "pixel_squares": " ".join(map(str, row.facts.pixel_squares)),
-            "fingerprint": row.facts.fingerprint,
-            "remark": row.facts.remark,
-        }
-        for row in sorted(stored, key=lambda row: row.key)
-    ]
-    write_csv(path, pd.DataFrame(rows))
-    write_text(path.with_name(INDEX_HASH), hash_file(path) + "\n")
-
-
-def read_index(path: Path, params: ImageParams) -> dict[str, StoredImage]:
-    """The index by key; empty where there is none or it is damaged, and without rows that were made another way."""
-    seal = path.with_name(INDEX_HASH)
-    if not (path.is_file() and seal.is_file() and seal.read_bytes() == f"{hash_file(path)}\n".encode()):
-        return {}
-    recipe = name_recipe(params)
-    return {
-        row["key"]: StoredImage(
-            row["key"],
-            row["path"],
-            row["source_sha256"],
-            row["png_sha256"],
-            ImageFacts(
-                row["content_sha256"],
-                row["pixel_sha256"],
-                int(row["width"]),
-                int(row["height"]),
-                row["mode"],
-                tuple(map(int, row["pixel_sums"].split())),
-                tuple(map(int, row["pixel_squares"].split())),
-                row["fingerprint"],
-                row["remark"],
-            ),
-        )
-        for row in read_text_table(path).to_dict("records")
-        if row.get("recipe") == recipe  # which an index that an older version wrote may not have
-    }

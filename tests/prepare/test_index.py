@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from imagepipe.core.hashes import hash_file
+from imagepipe.prepare.images import ImageFacts, measure_image
+from imagepipe.prepare.index import FACTS, Facts, ImageTable, Places, list_hashes, read_index, write_index
+
+KEYS = ["a", "b/1.jpg", "ä"]
+
+
+def make_facts(remark: str = "") -> list[ImageFacts]:
+    generator = np.random.default_rng(0)
+    shapes = [(4, 5), (64, 65, 3), (1, 1)]
+    return [measure_image(generator.integers(0, 256, shape, dtype=np.uint8), remark) for shape in shapes]
+
+
+def make_table(facts: list[ImageFacts]) -> ImageTable:
+    table = ImageTable.of_size(len(facts))
+    for row, fact in enumerate(facts):
+        table.put(row, fact)
+    table.rows["source_sha256"] = [np.void(bytes([row]) * 32) for row in range(len(facts))]
+    table.rows["length"] = range(len(facts))
+    return table
+
+
+def make_places() -> Places:
+    return Places(np.array(["x.tar", "x.tar", ""], object), np.array([512, 1536, 0]))
+
+
+def test_facts_come_back_from_their_row() -> None:
+    facts = make_facts("odd")
+    table = make_table(facts)
+    assert [table.get(row) for row in range(3)] == facts
+    assert [fact.mode for fact in facts] == ["L", "RGB", "L"]
+    assert [bool(fact.fingerprint) for fact in facts] == [False, True, False]
+
+
+def test_a_row_takes_two_hundred_bytes() -> None:
+    assert FACTS.itemsize <= 208
+
+
+def test_facts_are_those_of_images_that_can_be_used() -> None:
+    facts = make_facts()
+    view = Facts(make_table(facts), {key: row for row, key in enumerate(KEYS)}, np.array([True, False, True]))
+    assert dict(view) == {"a": facts[0], "ä": facts[2]}
+    assert len(view) == 2
+    assert "b/1.jpg" not in view
+    assert "c" not in view
+    with pytest.raises(KeyError):
+        view["b/1.jpg"]
+    assert dict(view.map_hashes("pixel_sha256")) == {"a": facts[0].pixel_sha256, "ä": facts[2].pixel_sha256}
+    assert len(view.map_hashes("content_sha256")) == 2
+    assert view.map_fingerprints() == {"b/1.jpg": facts[1].fingerprint}
+    assert list_hashes(view.take_rows(["ä", "a"])["pixel_sha256"]) == [facts[2].pixel_sha256, facts[0].pixel_sha256]
+
+
+def test_an_index_comes_back(tmp_path: Path) -> None:
+    facts = make_facts()
+    table = make_table(facts)
+    table.remarks[1] = "first of several frames"
+    write_index(tmp_path, "this way", KEYS, table, make_places())
+    index = read_index(tmp_path, "this way")
+    assert index is not None
+    assert np.array_equal(index.table.rows, table.rows)
+    assert index.table.remarks == {1: "first of several frames"}
+    assert index.places.files.tolist() == ["x.tar", "x.tar", ""]
+    assert index.places.offsets.tolist() == [512, 1536, 0]
+    assert index.places.files[0] is index.places.files[1]
+    assert index.find_rows(["ä", "c", "a", "b/1.jpg"]).tolist() == [2, -1, 0, 1]
+    assert index.find_rows([]).tolist() == []
+
+
+def test_an_empty_index_comes_back(tmp_path: Path) -> None:
+    write_index(tmp_path, "this way", [], ImageTable.of_size(0), Places(np.empty(0, object), np.zeros(0, np.int64)))
+    index = read_index(tmp_path, "this way")
+    assert index is not None
+    assert index.find_rows(["a"]).tolist() == [-1]
+
+
+def test_the_same_index_is_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_index(tmp_path / name, "this way", KEYS, make_table(make_facts()), make_places())
+    assert hash_file(tmp_path / "one" / "index.arrow") == hash_file(tmp_path / "two" / "index.arrow")
+
+
+def test_an_index_made_in_another_way_is_not_read(tmp_path: Path) -> None:
+    write_index(tmp_path, "that way", KEYS, make_table(make_facts()), make_places())
+    assert read_index(tmp_path, "this way") is None
+
+
+def test_no_index_is_none(tmp_path: Path) -> None:
+    assert read_index(tmp_path, "this way") is None
+
+
+@pytest.mark.parametrize("data", [b"", b"key,path\n", b"ARROW1\0\0" + b"\0" * 100])
+def test_what_is_sealed_and_no_index_is_not_read(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "index.arrow").write_bytes(data)
+    (tmp_path / "index.arrow.sha256").write_text(hash_file(tmp_path / "index.arrow") + "\n")
+    assert read_index(tmp_path, "this way") is None
+
+
+def test_an_arrow_file_of_somebody_else_is_not_read(tmp_path: Path) -> None:
+    table = pa.table({"x": [1]})
+    with pa.OSFile(str(tmp_path / "index.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "index.arrow.sha256").write_text(hash_file(tmp_path / "index.arrow") + "\n")
+    assert read_index(tmp_path, "this way") is None
