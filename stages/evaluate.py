@@ -12,6 +12,7 @@ from imagepipe.core.config import load_section
 from imagepipe.core.manifest import read_dataset_info
 from imagepipe.core.run import count_jobs, load_run_params
 from imagepipe.core.stage import run_stage
+from imagepipe.data.pixels import open_cache
 from imagepipe.evaluation.metrics import describe_accuracy
 from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.evaluation.predictions import predict_splits
@@ -31,7 +32,9 @@ def main(
 ) -> None:
     params, run = load_section("evaluate", EvaluateParams), load_run_params()
     fix_arithmetic(params.threads)
-    predictions, model = predict_splits(model_path, manifests_dir, images_dir, params.batch_size, count_jobs(run))
+    predictions, model = predict_splits(
+        model_path, manifests_dir, images_dir, params.batch_size, count_jobs(run), open_cache(run)
+    )
     metrics = write_results(predictions, images_dir, balance_dir, train_dir, results_dir, params)
     info = read_dataset_info(manifests_dir / "dataset.json")
     write_page(page_path, results_dir, balance_dir, train_dir, info, model, params.confidence)

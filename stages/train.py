@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from imagepipe.core.config import load_section
-from imagepipe.core.run import count_jobs, load_run_params
+from imagepipe.core.run import load_run_params
 from imagepipe.core.stage import run_stage
 from imagepipe.models.runtime import fix_arithmetic
 from imagepipe.training.params import TrainParams
@@ -19,7 +19,7 @@ from imagepipe.training.train import train_model
 def main(manifests_dir: Path, images_dir: Path, model_path: Path, reports_dir: Path) -> None:
     params, run = load_section("train", TrainParams), load_run_params()
     fix_arithmetic(params.threads)
-    trained = train_model(manifests_dir, images_dir, params, run.workers, count_jobs(run), model_path, reports_dir)
+    trained = train_model(manifests_dir, images_dir, params, run, model_path, reports_dir)
     print(
         f"train: epoch {trained.kept['epoch']} of {params.epochs} is kept: "
         f"train accuracy {100 * trained.train.accuracy:.2f} %, val accuracy {100 * trained.val.accuracy:.2f} %"

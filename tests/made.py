@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from imagepipe.core.manifest import COLUMNS, SPLITS, DatasetInfo, ImageInfo, LeakInfo, hash_pixels, write_manifests
+from imagepipe.core.hashes import hash_pixels
+from imagepipe.core.manifest import COLUMNS, SPLITS, DatasetInfo, ImageInfo, LeakInfo, write_manifests
 from imagepipe.models.classifier import ModelInfo
 
 CLASSES = ["cat", "dog", "NA"]

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+
+from tests.data.made import pack_shards
 
 Imagepipe = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -109,6 +112,16 @@ def test_show_prints_and_draws_samples(imagepipe: Imagepipe, animals: Path) -> N
         picture.load()
         assert picture.format == "PNG"
         assert np.ptp(np.asarray(picture.convert("L"))) > 100
+
+
+@pytest.mark.slow
+def test_show_reads_images_out_of_shards(imagepipe: Imagepipe, animals: Path) -> None:
+    columns = pack_shards(["2.png", "0.png", "1.png"], animals / "pictures", animals / "shards", each=2)
+    table = pd.DataFrame({"path": ["2.png", "0.png", "1.png"], "label": [0, 1, 1]}).join(columns)
+    table.to_csv(animals / "shards.csv", index=False)
+    shown = imagepipe("show", "shards.csv", "shards")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert [row[5] for row in list_rows(shown.stdout)] == ["20–200", "0–200", "10–200"]
 
 
 @pytest.mark.slow

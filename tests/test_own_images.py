@@ -17,7 +17,7 @@ from dvc.utils.serialize import modify_yaml
 from PIL import Image
 from safetensors import safe_open
 
-from imagepipe.core.files import hash_file
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import SPLITS, read_dataset_info, read_manifest
 from imagepipe.core.tables import read_text_table
 from tests.conftest import ROOT, SHARED

@@ -1,4 +1,5 @@
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.manifest import hash_pixels
+from imagepipe.core.hashes import hash_pixels
+from imagepipe.core.manifest import read_split
 from imagepipe.data.dataset import ManifestDataset
+from imagepipe.data.pixels import PixelCache
+from tests.data.made import make_images, pack_shards
+from tests.data.made import write_images as write_numbered
 from tests.made import make_dataset
 
 
@@ -151,7 +156,6 @@ def test_a_sample_opens_its_own_file_only(tmp_path: Path) -> None:
     dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n2.png,2\n")
     image, label = dataset[1]
     assert (read_value(image), label) == (9, 1)
-    assert not dataset.has_pixels
 
 
 def test_positions_count_from_the_end_too_and_end_where_the_rows_end(tmp_path: Path) -> None:
@@ -173,7 +177,8 @@ def test_loaded_pixels_give_the_same_samples(tmp_path: Path) -> None:
     dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n2.png,0\n3.png,2\n")
     before = [dataset[index] for index in range(4)]
     dataset.load_pixels()
-    assert dataset.has_pixels
+    for file in tmp_path.glob("*.png"):
+        file.unlink()
     for index in range(4):
         assert torch.equal(dataset[index][0], before[index][0])
         assert dataset[index][1] == before[index][1]
@@ -209,19 +214,143 @@ def test_pixels_are_decoded_once(tmp_path: Path) -> None:
     assert read_value(dataset[0][0]) == 0
 
 
-def test_a_transform_and_loaded_pixels_exclude_each_other(tmp_path: Path) -> None:
-    dataset = open_table(tmp_path, "path,label\n0.png,0\n", transform=str)
-    with pytest.raises(InputError, match="a dataset with a transform reads its images anew"):
+def test_writing_on_a_sample_leaves_the_loaded_pixels_alone(tmp_path: Path) -> None:
+    write_images(tmp_path, 3)
+    dataset = open_table(tmp_path, "path,label\n2.png,0\n1.png,1\n")
+    dataset.load_pixels()
+    dataset[0][0].fill_(99)
+    assert read_value(dataset[0][0]) == 2
+
+
+def test_a_transform_gets_the_same_image_before_and_after_pixels_are_loaded(tmp_path: Path) -> None:
+    images = make_images(6, [(2, 3, 1), (4, 5, 3), (1, 2, 4)])
+    write_numbered(tmp_path / "images", images)
+    text = "path,label\n" + "".join(f"{number}.png,{number}\n" for number in range(6))
+    dataset = ManifestDataset(write_table(tmp_path, text), tmp_path / "images", transform=describe_image)
+    before = [dataset[index] for index in range(6)]
+    dataset.load_pixels()
+    shutil.rmtree(tmp_path / "images")
+    assert [dataset[index] for index in range(6)] == before
+    assert [seen[0] for seen, _ in before] == ["L", "RGB", "RGBA"] * 2
+
+
+def describe_image(image: Image.Image) -> tuple[str, tuple[int, int], bytes, dict[object, object]]:
+    return image.mode, image.size, image.tobytes(), dict(image.info)
+
+
+def test_a_transform_of_other_modes_opens_each_file_and_says_so_once(tmp_path: Path) -> None:
+    write_images(tmp_path, 2)
+    Image.new("P", (3, 2)).save(tmp_path / "1.png")
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n", transform=lambda image: image.mode)
+    with pytest.warns(UserWarning, match=r"decoded anew, since only L, RGB and RGBA are kept: .*1\.png: mode P$"):
+        dataset.load_pixels()
+    dataset.load_pixels()
+    assert [mode for mode, _ in dataset] == ["L", "P"]
+    with pytest.raises(InputError, match=r"1\.png: mode P; expected"):
+        _ = dataset.pixels
+
+
+def test_other_modes_are_refused_without_a_transform(tmp_path: Path) -> None:
+    Image.new("P", (3, 2)).save(tmp_path / "0.png")
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n")
+    with pytest.raises(InputError, match=r"0\.png: mode P; expected L, RGB or RGBA\. Give a transform"):
         dataset.load_pixels()
 
 
-def test_sizes_that_differ_are_refused_with_both_shapes(tmp_path: Path) -> None:
+def test_sizes_that_differ_are_no_batch_but_samples(tmp_path: Path) -> None:
     write_images(tmp_path, 1)
     Image.new("L", (4, 4)).save(tmp_path / "1.png")
     dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n")
-    message = r"1\.png: shape \(H, W, C\) is \(4, 4, 1\), but the first image has \(2, 3, 1\)"
+    dataset.load_pixels()
+    assert [image.shape for image, _ in dataset] == [(1, 2, 3), (1, 4, 4)]
+    message = r"1\.png: shape \(H, W, C\) is \(4, 4, 1\), but the first image has \(2, 3, 1\); .* give a transform"
     with pytest.raises(InputError, match=message):
-        dataset.load_pixels()
+        _ = dataset.pixels
+
+
+@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "mapped"])
+def test_a_cache_gives_what_decoding_gives(tmp_path: Path, memory_bytes: int) -> None:
+    make_dataset(tmp_path, {"train": 5, "val": 0, "test": 0})
+    plain, cached, again = (ManifestDataset(tmp_path / "train.csv", tmp_path / "images") for _ in range(3))
+    cache = PixelCache(tmp_path / "cache", 10**9, memory_bytes)
+    plain.load_pixels()
+    cached.load_pixels(cache)
+    shutil.rmtree(tmp_path / "images")
+    again.load_pixels(cache, jobs=2)
+    for dataset in (cached, again):
+        assert torch.equal(dataset.pixels, plain.pixels)
+        assert dataset.pixels.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(dataset[3][0], plain[3][0])
+        assert dataset.pixels.data_ptr() == dataset.pixels.data_ptr()  # a view, not a copy each time
+
+
+def test_a_table_without_pixel_hashes_has_a_cache_too(tmp_path: Path) -> None:
+    write_images(tmp_path, 3)
+    dataset = open_table(tmp_path, "path,label\n0.png,0\n2.png,1\n")
+    dataset.load_pixels(PixelCache(tmp_path / "cache", 10**9, 10**9))
+    assert [read_value(image) for image, _ in dataset] == [0, 2]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_an_image_that_is_not_the_one_of_the_manifest_is_listed(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 0, "test": 0})
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "00001.png")
+    for cache in (None, PixelCache(tmp_path / "cache", 10**9, 10**9)):
+        dataset = ManifestDataset(tmp_path / "train.csv", tmp_path / "images")
+        with pytest.raises(InputError, match=r"images differ from their manifest's pixel_sha256 \(1\):\n .*00001\.png"):
+            dataset.load_pixels(cache)
+
+
+def test_a_pixel_hash_that_is_none_is_refused_with_its_row(tmp_path: Path) -> None:
+    text = f"path,label,pixel_sha256\n0.png,0,{'0aF' * 21}0\n1.png,1,{'0' * 63}g\n2.png,1,\n"
+    message = r"labels\.csv: expected 64 hexadecimal digits \(2\):\n  row 3: pixel_sha256 is '0+g'\n  row 4: .* is ''$"
+    with pytest.raises(InputError, match=message):
+        open_table(tmp_path, text)
+
+
+def shard_table(folder: Path, count: int) -> str:
+    """The images of `write_images` in shards of two, and the table that names their slices."""
+    write_images(folder, count)
+    names = [f"{number}.png" for number in range(count)]
+    columns = pack_shards(names, folder, folder / "shards", each=2)
+    table = pd.DataFrame({"path": names, "label": range(count)}).join(columns)
+    return table.to_csv(index=False)
+
+
+def test_images_in_shards_are_read_from_their_slices(tmp_path: Path) -> None:
+    table = write_table(tmp_path, shard_table(tmp_path, 5))
+    dataset = ManifestDataset(table, tmp_path / "shards")
+    assert [(read_value(image), label) for image, label in dataset] == [(number, number) for number in range(5)]
+    dataset.load_pixels()
+    assert dataset.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_slice_that_is_no_number_is_refused_with_its_row(tmp_path: Path) -> None:
+    text = "path,label,shard,offset,length\na.png,0,x.tar,512,70\nb.png,0,x.tar,-1,70\n"
+    with pytest.raises(InputError, match=r"expected whole numbers from 0 \(1\):\n  row 3: offset is '-1'"):
+        open_table(tmp_path, text)
+
+
+def test_a_column_called_shard_makes_no_shards(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    assert read_value(open_table(tmp_path, "path,label,shard\n0.png,0,third\n")[0][0]) == 0
+
+
+def test_a_table_that_was_read_before_is_not_read_again(tmp_path: Path) -> None:
+    info = make_dataset(tmp_path, {"train": 5, "val": 2, "test": 2})
+    table = read_split(tmp_path, "train", info)
+    again = ManifestDataset(tmp_path / "train.csv", tmp_path / "images")
+    numbered = write_table(tmp_path, "path,label,class\na.png,1,dog\nb.png,0,cat\n", "numbered.csv")
+    (tmp_path / "train.csv").unlink()
+    dataset = ManifestDataset(tmp_path / "train.csv", tmp_path / "images", classes=info.classes, table=table)
+    assert dataset.classes == again.classes
+    assert dataset.labels.tolist() == again.labels.tolist()
+    assert all(torch.equal(dataset[index][0], again[index][0]) for index in range(5))
+    (tmp_path / "dataset.json").unlink()
+    typed = pd.read_csv(numbered)
+    assert ManifestDataset(numbered, tmp_path, table=typed).classes == ["cat", "dog"]
+    with pytest.raises(InputError, match=r"train\.csv: no rows"):
+        ManifestDataset(tmp_path / "train.csv", tmp_path, table=table.iloc[:0])
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 import torch
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.files import hash_file, write_csv, write_json
+from imagepipe.core.files import write_csv, write_json
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import DatasetInfo, read_manifest
+from imagepipe.data.pixels import PixelCache
 from imagepipe.evaluation.predictions import check_fit, predict_splits, read_predictions, tabulate_predictions
 from imagepipe.models.classifier import ModelInfo, build_classifier, save_classifier
+from tests.data.made import pack_shards
 from tests.made import CLASSES, make_dataset, make_dataset_info, make_model_info
 
 
@@ -98,7 +102,9 @@ def test_predicts_val_and_test_in_the_order_of_the_manifests(tmp_path: Path) -> 
     make_dataset(tmp_path, {"train": 3, "val": 4, "test": 5})
     save_model(tmp_path / "m.safetensors", make_model_info())
     for batch_size in (2, 100):
-        table, info = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", batch_size, jobs=1)
+        table, info = predict_splits(
+            tmp_path / "m.safetensors", tmp_path, tmp_path / "images", batch_size, jobs=1, cache=None
+        )
         assert table["split"].tolist() == ["val"] * 4 + ["test"] * 5
         assert table["key"].tolist() == sorted(table["key"][:4]) + sorted(table["key"][4:])
         assert info.classes == CLASSES
@@ -107,7 +113,7 @@ def test_predicts_val_and_test_in_the_order_of_the_manifests(tmp_path: Path) -> 
 def test_predictions_are_those_of_the_model(tmp_path: Path) -> None:
     make_dataset(tmp_path, {"train": 3, "val": 0, "test": 2})
     save_model(tmp_path / "m.safetensors", make_model_info())
-    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1, cache=None)
     from imagepipe.data.dataset import ManifestDataset
 
     dataset = ManifestDataset(tmp_path / "test.csv", tmp_path / "images")
@@ -122,7 +128,7 @@ def test_refuses_an_empty_test_split(tmp_path: Path) -> None:
     make_dataset(tmp_path, {"train": 3, "val": 2, "test": 0})
     save_model(tmp_path / "m.safetensors", make_model_info())
     with pytest.raises(InputError, match=r"test\.csv: the test split is empty; raise split\.fractions\.test"):
-        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1, cache=None)
 
 
 def test_refuses_a_model_of_another_split(tmp_path: Path) -> None:
@@ -130,13 +136,15 @@ def test_refuses_a_model_of_another_split(tmp_path: Path) -> None:
     made_of = {"train": hash_file(tmp_path / "train.csv"), "val": "0" * 64}
     save_model(tmp_path / "m.safetensors", make_model_info().model_copy(update={"manifests": made_of}))
     with pytest.raises(InputError, match=r"val\.csv: not the manifest that .*m\.safetensors was made from"):
-        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1, cache=None)
 
 
 def share_pixels(folder: Path, count: int) -> DatasetInfo:
-    """A dataset whose first test images have the pixel hashes of the first train images."""
+    """A dataset whose first test images have the pixels of the first train images."""
     info = make_dataset(folder, {"train": count + 1, "val": 2, "test": count + 1})
     train, test = read_manifest(folder / "train.csv"), read_manifest(folder / "test.csv")
+    for path, other in zip(train["path"][:count], test["path"][:count], strict=True):
+        shutil.copyfile(folder / "images" / path, folder / "images" / other)
     test.loc[: count - 1, "pixel_sha256"] = train["pixel_sha256"][:count]
     write_csv(folder / "test.csv", test)
     return info
@@ -146,7 +154,7 @@ def test_refuses_test_pixels_that_stand_in_train(tmp_path: Path) -> None:
     share_pixels(tmp_path, 25)
     save_model(tmp_path / "m.safetensors", make_model_info())
     with pytest.raises(InputError) as caught:
-        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+        predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1, cache=None)
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{tmp_path / 'test.csv'}: test images whose very pixels the model was trained on (25):"
     assert lines[1] == "  00028.png is 00000.png of train"
@@ -159,7 +167,7 @@ def test_takes_test_pixels_that_stand_in_train_where_that_was_decided(tmp_path: 
     kept = info.model_copy(update={"leaks": info.leaks.model_copy(update={"policy": "keep"})})
     write_json(tmp_path / "dataset.json", kept.model_dump())
     save_model(tmp_path / "m.safetensors", make_model_info())
-    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1, cache=None)
     assert table["split"].tolist() == ["val"] * 2 + ["test"] * 2
 
 
@@ -182,7 +190,7 @@ def test_carried_columns_of_val_and_test_meet_in_one_table(tmp_path: Path) -> No
         manifest = read_manifest(tmp_path / f"{split}.csv")
         write_csv(tmp_path / f"{split}.csv", manifest.assign(**{"user:site": f"of {split}"}))
     save_model(tmp_path / "m.safetensors", make_model_info())
-    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1)
+    table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 10, jobs=1, cache=None)
     assert table.columns[-1] == "user:site"
     assert table["user:site"].tolist() == ["of val", "of test", "of test"]
 
@@ -195,3 +203,32 @@ def test_a_key_is_the_same_whatever_the_layout() -> None:
     assert folders["key"].tolist() == single["key"].tolist()
     assert folders["path"].tolist() == moved["path"].tolist()
     assert folders["group"].tolist() == ["group 0", "group 1"]
+
+
+def test_slices_of_shards_stand_behind_the_pixel_hash(tmp_path: Path) -> None:
+    slices = {"shard": ["x.tar", "007"], "offset": [512, 2048], "length": [70, 80]}
+    manifest = make_manifest([0, 1]).assign(**slices)
+    write_csv(tmp_path / "p.csv", tabulate_predictions(manifest, np.eye(2, 3, dtype=np.float32), CLASSES))
+    table = read_predictions(tmp_path / "p.csv")
+    assert table.columns[5:10].tolist() == ["pixel_sha256", "shard", "offset", "length", "class"]
+    assert table[list(slices)].to_dict("list") == slices
+
+
+def test_predictions_do_not_depend_on_the_layout_or_the_cache(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 4, "test": 5})
+    save_model(tmp_path / "m.safetensors", make_model_info())
+    plain, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path / "images", 3, jobs=1, cache=None)
+    for split in ("train", "val", "test"):
+        manifest = read_manifest(tmp_path / f"{split}.csv")
+        columns = pack_shards(manifest["path"].tolist(), tmp_path / "images", tmp_path / split, each=2)
+        columns["shard"] = f"{split}/" + columns["shard"]
+        write_csv(tmp_path / f"{split}.csv", manifest.join(columns))
+    shutil.rmtree(tmp_path / "images")
+    cache = PixelCache(tmp_path / "cache", 10**9, 0)
+    for _ in range(2):
+        table, _ = predict_splits(tmp_path / "m.safetensors", tmp_path, tmp_path, 3, jobs=1, cache=cache)
+        assert table["shard"].tolist()[3:5] == ["val/00002.tar", "test/00000.tar"]
+        assert table.drop(columns=["shard", "offset", "length"]).equals(plain)
+        for split in ("val", "test"):
+            shutil.rmtree(tmp_path / split, ignore_errors=True)
+    assert len(list(cache.root.iterdir())) == 2

@@ -1,10 +1,13 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from imagepipe.core.errors import InputError
 from imagepipe.evaluation.predictions import read_predictions
 from imagepipe.report.results import pick_examples, pick_mistakes, read_majority
+from tests.data.made import pack_shards
 from tests.report.conftest import make_predictions, write
 
 
@@ -54,7 +57,17 @@ def test_a_run_without_mistakes_has_its_galleries_too(folder: Path) -> None:
 def test_results_are_all_or_nothing(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in write(folder, make_predictions(wrong=2)).iterdir()}
     (folder / "images" / "00005.png").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError, match=r"00005\.png: no such image"):
         write(folder, make_predictions(wrong=6))
     assert {path.name: path.read_bytes() for path in (folder / "results").iterdir()} == before
     assert not list(folder.glob(".*.part"))
+
+
+def test_galleries_show_the_same_images_out_of_shards(folder: Path) -> None:
+    predictions = make_predictions(wrong=2)
+    expected = {name: (write(folder, predictions) / name).read_bytes() for name in ("mistakes.png", "examples.png")}
+    columns = pack_shards(predictions["path"].tolist(), folder / "images", folder / "shards", each=4)
+    shutil.rmtree(folder / "images")
+    (folder / "shards").rename(folder / "images")
+    results = write(folder, predictions.join(columns))
+    assert {name: (results / name).read_bytes() for name in expected} == expected

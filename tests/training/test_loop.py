@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.manifest import ImageInfo
-from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders, shuffle_positions
+from imagepipe.data.batches import make_eval_loader, make_loaders, shuffle_positions
 from imagepipe.models.classifier import ModelInfo, build_classifier
 from imagepipe.training.loop import Fit, Row, fit, is_better, measure
 from imagepipe.training.params import TrainParams
@@ -74,7 +74,7 @@ def run_fit(
         seed=params.seed,
     )
     positions = None if measured is None else range(measured)
-    train_sample = make_eval_loader(train, params.eval_batch_size, LoaderOptions(), positions)
+    train_sample = make_eval_loader(train, params.eval_batch_size, positions=positions)
     with Progress(params.epochs, 1) as progress:
         return fit(model, loaders, train_sample, params, progress, on_epoch)
 
@@ -156,7 +156,7 @@ def test_history_measures_train_and_val_as_they_are_at_the_end_of_the_epoch() ->
     model, train, val = make_cnn(), make_shades(10), make_shades(6)
     result = run_fit(model, train, val, make_params(epochs=1))
     for name, dataset in (("train", train), ("val", val)):
-        score = measure(model, make_eval_loader(dataset, 4, LoaderOptions()))
+        score = measure(model, make_eval_loader(dataset, 4))
         assert result.history[0][f"{name}_loss"] == pytest.approx(score.loss)
         assert result.history[0][f"{name}_accuracy"] == score.accuracy
 
@@ -316,7 +316,7 @@ def test_how_much_is_measured_changes_no_weight(val: int, measured: int | None) 
 
 def test_measuring_changes_no_weight_and_draws_no_random_number() -> None:
     model = make_cnn().train()
-    loader = make_eval_loader(make_shades(10), 4, LoaderOptions())
+    loader = make_eval_loader(make_shades(10), 4)
     weights, state = copy_weights(model), torch.get_rng_state()
     first, second = measure(model, loader), measure(model, loader)
     assert first == second

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from imagepipe.core.config import load_section
 from imagepipe.core.errors import InputError
 from imagepipe.training.params import TrainParams
+from tests.data.test_params import AUGMENT
 
 VALUES: dict[str, Any] = {
     "model": "softmax",
@@ -20,6 +21,7 @@ VALUES: dict[str, Any] = {
     "train_measured": 0,
     "shuffle": True,
     "drop_last": False,
+    "augment": AUGMENT,
     "keep": "best",
     "optimizer": "sgd",
     "lr": 0.1,
@@ -123,9 +125,13 @@ def test_a_value_out_of_range_is_named_with_what_is_expected(
         ("cnn", {"base": 4, "stem": "pool", "dropout": 1.0}, "cnn.dropout"),
         ("cnn", {"base": 4, "stem": "pool"}, "cnn.dropout"),
         ("mlp", {"hidden": 5, "hiden": 5}, "mlp.hiden"),
+        ("augment", AUGMENT | {"erasing": 2.0}, "augment.erasing"),
+        ("augment", AUGMENT | {"scale_min": 2.0}, "augment"),
+        ("augment", AUGMENT | {"flip": 0.5}, "augment.flip"),
+        ("augment", {"crop_padding": 4}, "augment.degrees"),
     ],
 )
-def test_a_models_choices_are_checked(tmp_path: Path, section: str, values: dict[str, Any], key: str) -> None:
+def test_the_sections_inside_are_checked(tmp_path: Path, section: str, values: dict[str, Any], key: str) -> None:
     with pytest.raises(InputError, match=rf"params\.yaml:\d+: train\.{re.escape(key)}: "):
         load_params(tmp_path, **{section: values})
 

@@ -9,14 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
+from imagepipe.core import manifest
 from imagepipe.core.errors import InputError
-from imagepipe.core.files import hash_file
-from imagepipe.data.batches import LoaderOptions, make_eval_loader
+from imagepipe.core.hashes import hash_file
+from imagepipe.data import dataset
+from imagepipe.data.batches import make_eval_loader
 from imagepipe.data.dataset import ManifestDataset
 from imagepipe.models.classifier import load_classifier
 from imagepipe.training import train
 from imagepipe.training.loop import Fit, measure
 from imagepipe.training.train import Trained, sample_positions, train_model
+from tests.core.made import make_run
+from tests.data.test_params import AUGMENT
 from tests.made import make_dataset
 from tests.training.test_params import make_params
 
@@ -40,11 +44,25 @@ def made(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(made: Path, name: str = "run", workers: int = 0, **changes: Any) -> Trained:
+@pytest.fixture(autouse=True)
+def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a run that keeps decoded images keeps them."""
+    root = tmp_path / "cache"
+    monkeypatch.setenv("IMAGEPIPE_CACHE", str(root))
+    return root
+
+
+def run(made: Path, name: str = "run", knobs: dict[str, Any] | None = None, **changes: Any) -> Trained:
     """Train on `made`; the model file and the reports go to `made/<name>`."""
     out = made / name
+    knobs = {"cache": "off"} | (knobs or {})
     return train_model(
-        made, made / "images", make_params(**changes), workers, 1, out / "model.safetensors", out / "reports"
+        made,
+        made / "images",
+        make_params(**changes),
+        make_run(**knobs),
+        out / "model.safetensors",
+        out / "reports",
     )
 
 
@@ -80,7 +98,7 @@ def test_metrics_are_those_of_the_best_epoch_on_all_of_train_and_val(made: Path)
     model = load_classifier(made / "run" / "model.safetensors")
     for split in ("train", "val"):
         dataset = ManifestDataset(made / f"{split}.csv", made / "images")
-        score = measure(model, make_eval_loader(dataset, 3, LoaderOptions()))
+        score = measure(model, make_eval_loader(dataset, 3))
         assert metrics[split] == pytest.approx({"loss": score.loss, "accuracy": score.accuracy}, abs=1e-6)
     assert best["val_loss"] == pytest.approx(metrics["val"]["loss"], abs=1e-6)
     assert (metrics["epochs"], metrics["updates"]) == (4, 12)
@@ -133,8 +151,75 @@ def test_shuffling_can_be_turned_off(made: Path) -> None:
 
 def test_workers_change_no_byte(made: Path) -> None:
     run(made, "alone", model="cnn", cnn=CNN)
-    run(made, "helped", workers=2, model="cnn", cnn=CNN)
+    run(made, "helped", {"workers": 2}, model="cnn", cnn=CNN)
     assert read_outputs(made, "helped") == read_outputs(made, "alone")
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"cache": "on"}, {"cache": "on", "memory_gigabytes": 0}, {"jobs": 2}], ids=["cached", "mapped", "jobs"]
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_how_images_come_to_memory_changes_no_byte(made: Path, knobs: dict[str, Any], workers: int) -> None:
+    run(made, "plain")
+    for name in ("first", "again"):
+        run(made, name, {**knobs, "workers": workers})
+        assert read_outputs(made, name) == read_outputs(made, "plain")
+
+
+@pytest.mark.parametrize("transform", ["", "RandomHorizontalFlip p=0.5"])
+def test_cached_images_are_decoded_once(made: Path, cache_root: Path, transform: str) -> None:
+    """The second run finds no image file, and does not miss one."""
+    run(made, "first", {"cache": "on"}, augment=AUGMENT | {"transform": transform})
+    shutil.rmtree(made / "images")
+    run(made, "again", {"cache": "on"}, augment=AUGMENT | {"transform": transform})
+    assert read_outputs(made, "again") == read_outputs(made, "first")
+    assert (cache_root / "pixels").is_dir()
+
+
+def test_each_manifest_is_read_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_text_table = manifest.read_text_table
+
+    def read_and_count(path: Path, *options: Any) -> pd.DataFrame:
+        read.append(path.name)
+        return read_text_table(path, *options)
+
+    for module in (manifest, dataset):
+        monkeypatch.setattr(module, "read_text_table", read_and_count)
+    run(made)
+    assert read == ["train.csv", "val.csv"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"horizontal_flip": 0.5, "crop_padding": 2}, {"transform": "RandomHorizontalFlip p=0.5"}],
+    ids=["augmentation", "transform"],
+)
+def test_augmenting_changes_the_model_and_does_so_alike_in_every_run(made: Path, changes: dict[str, Any]) -> None:
+    run(made, "plain")
+    for name, workers in (("first", 0), ("again", 0), ("helped", 2)):
+        run(made, name, {"workers": workers}, augment=AUGMENT | changes)
+    assert read_outputs(made, "first")["model.safetensors"] != read_outputs(made, "plain")["model.safetensors"]
+    assert read_outputs(made, "again") == read_outputs(made, "first")
+    assert read_outputs(made, "helped") == read_outputs(made, "first")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"erasing": 1.0}, {"transform": "RandomErasing p=1"}], ids=["augmentation", "transform"]
+)
+def test_what_is_measured_is_not_augmented(made: Path, changes: dict[str, Any]) -> None:
+    trained = run(made, augment=AUGMENT | changes, epochs=1)
+    train, val = (ManifestDataset(made / f"{split}.csv", made / "images") for split in ("train", "val"))
+    assert trained.train == measure(trained.model, make_eval_loader(train, 3))
+    assert trained.val == measure(trained.model, make_eval_loader(val, 3))
+    history = pd.read_csv(made / "run" / "reports" / "history.csv")
+    assert history["train_loss"].tolist() == [pytest.approx(trained.train.loss, abs=1e-6)]
+
+
+def test_a_transform_that_torchvision_lacks_is_refused_before_training(made: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.augment\.transform: torchvision\.transforms\.v2 has no `RandAugmnt`"):
+        run(made, augment=AUGMENT | {"transform": "RandAugmnt"})
+    assert not (made / "run").exists()
 
 
 def test_the_test_split_is_never_read(made: Path) -> None:
@@ -229,10 +314,12 @@ def test_a_missing_image_is_named_and_nothing_is_written(made: Path) -> None:
     assert not (made / "run").exists()
 
 
-def test_images_of_another_size_than_the_datasets_are_refused(made: Path) -> None:
-    for path in (made / "images").iterdir():
-        Image.new("L", (9, 8)).save(path)
-    with pytest.raises(InputError, match=r"images of shape \(1, 8, 9\) \(C, H, W\); the model expects \(1, 8, 8\)"):
+@pytest.mark.parametrize("size", [(8, 8), (9, 8)], ids=["other pixels", "another size"])
+def test_images_that_are_not_the_manifests_are_refused(made: Path, size: tuple[int, int]) -> None:
+    Image.new("L", size).save(made / "images" / "00003.png")
+    with pytest.raises(
+        InputError, match=r"differ from their manifest's pixel_sha256 \(1\):\n  \S*00003\.png\nRun the sp"
+    ):
         run(made)
     assert not (made / "run").exists()
 
@@ -255,25 +342,27 @@ def test_a_failed_run_leaves_the_former_model_alone(made: Path) -> None:
 
 @pytest.mark.parametrize("measured", [0, 10, 11])
 def test_all_train_images_are_measured_where_none_are_drawn(measured: int) -> None:
-    assert sample_positions(10, make_params(train_measured=measured)) == list(range(10))
+    assert sample_positions(10, make_params(train_measured=measured)).tolist() == list(range(10))
 
 
 def test_measured_train_images_are_drawn_once_by_the_seed() -> None:
-    first = sample_positions(100, make_params(train_measured=7, seed=1))
+    def draw(seed: int) -> list[int]:
+        return sample_positions(100, make_params(train_measured=7, seed=seed)).tolist()
+
+    first = draw(1)
     assert first == sorted(set(first))
     assert len(first) == 7
     assert set(first) <= set(range(100))
-    assert sample_positions(100, make_params(train_measured=7, seed=1)) == first
-    assert sample_positions(100, make_params(train_measured=7, seed=2)) != first
+    assert draw(1) == first
+    assert draw(2) != first
 
 
 def test_history_measures_the_drawn_train_images_only(made: Path) -> None:
     run(made, epochs=1, train_measured=5)
     positions = sample_positions(12, make_params(train_measured=5))
     dataset = ManifestDataset(made / "train.csv", made / "images")
-    score = measure(
-        load_classifier(made / "run" / "model.safetensors"), make_eval_loader(dataset, 3, LoaderOptions(), positions)
-    )
+    loader = make_eval_loader(dataset, 3, positions=positions)
+    score = measure(load_classifier(made / "run" / "model.safetensors"), loader)
     history = pd.read_csv(made / "run" / "reports" / "history.csv")
     assert history["train_accuracy"].tolist() == [pytest.approx(score.accuracy, abs=1e-6)]
     assert history["train_loss"].tolist() == [pytest.approx(score.loss, abs=1e-6)]

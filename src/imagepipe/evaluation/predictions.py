@@ -3,6 +3,7 @@
 | column | meaning |
 |---|---|
 | `split`, `key`, `path`, `group`, `source`, `pixel_sha256` | which image: record key, PNG, where it came from |
+| `shard`, `offset`, `length` | only where the images lie in shards: the tar, and which bytes of it |
 | `class`, `predicted` | true and predicted class name |
 | `loss` | cross-entropy in nats |
 | `logit:<class>` | the model's float32 output, in digits that give the same float32 back |
@@ -17,9 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError, list_findings
-from imagepipe.core.files import hash_file
-from imagepipe.core.manifest import DatasetInfo, list_user_columns, read_dataset_info, read_split
+from imagepipe.core.hashes import hash_file
+from imagepipe.core.manifest import SHARD_COLUMNS, DatasetInfo, list_user_columns, read_dataset_info, read_split
 from imagepipe.core.tables import read_text_table
+from imagepipe.data.pixels import PixelCache
 
 if TYPE_CHECKING:
     from imagepipe.models.classifier import ModelInfo
@@ -28,9 +30,11 @@ LOGIT = "logit:"
 
 
 def predict_splits(
-    model_path: Path, manifests_dir: Path, images_dir: Path, batch_size: int, jobs: int
+    model_path: Path, manifests_dir: Path, images_dir: Path, batch_size: int, jobs: int, cache: PixelCache | None
 ) -> "tuple[pd.DataFrame, ModelInfo]":
     """[torch] The predictions table for val and test, each in the order of its manifest, and what the model file says.
+
+    The images come from `cache` as far as it has them, and are decoded by `jobs` processes else.
 
     Raises InputError where model and data do not belong together (classes, mode, size), test is empty or shares pixels
     with train (unless `split.leaks` kept them), or a logit is not a number.
@@ -54,7 +58,8 @@ def predict_splits(
             if split == "test":
                 raise InputError(f"{path}: the test split is empty; raise split.fractions.test in params.yaml.")
             continue
-        dataset = ManifestDataset(path, images_dir, classes=info.classes)
+        dataset = ManifestDataset(path, images_dir, classes=info.classes, table=manifest)
+        dataset.load_pixels(cache, jobs)
         loader = make_eval_loader(dataset, batch_size, LoaderOptions(jobs=jobs))
         with torch.no_grad():
             logits = torch.cat([model(images) for images, _ in loader]).numpy()
@@ -136,6 +141,7 @@ def tabulate_predictions(
             "group": manifest["group"].tolist(),
             "source": manifest["source"].tolist(),
             "pixel_sha256": manifest["pixel_sha256"].tolist(),
+            **{name: manifest[name].tolist() for name in SHARD_COLUMNS if name in manifest.columns},
             "class": manifest["class"].tolist(),
             "predicted": np.array(classes, dtype=object)[logits.argmax(axis=1)],
             "loss": losses.round(6),
@@ -148,11 +154,14 @@ def tabulate_predictions(
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """`predictions.csv` with text as text, `loss` float64 and the logits float32; InputError where it is none."""
+    """`predictions.csv` with text as text, `loss` float64, the logits float32, `offset` and `length` int64.
+
+    Raises InputError where it is none.
+    """
     table = read_text_table(path)
     logits = [name for name in table.columns if name.startswith(LOGIT)]
     missing = [name for name in ("split", "key", "path", "class", "predicted", "loss") if name not in table.columns]
     if missing or not logits:
         raise InputError(f"{path}: not a predictions table (no {', '.join(missing) or 'logit columns'}).")
-    table = table.astype(dict.fromkeys(logits, np.float32))
-    return table.astype({"loss": np.float64})
+    types = {"loss": np.float64, "offset": np.int64, "length": np.int64, **dict.fromkeys(logits, np.float32)}
+    return table.astype({name: kind for name, kind in types.items() if name in table.columns})

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
 from imagepipe.core.files import replace_directory, write_csv, write_json
+from imagepipe.core.slices import list_image_files
 from imagepipe.core.tables import read_text_table
+from imagepipe.data.images import open_image
 from imagepipe.evaluation.metrics import (
     count_confusions,
     list_predicted_classes,
@@ -75,13 +76,7 @@ def pick_examples(test: pd.DataFrame, count: int) -> pd.DataFrame:
 
 def draw_gallery(rows: pd.DataFrame, images_dir: Path, title: str, path: Path) -> None:
     """The images of `rows`, captioned `P: x | T: y`."""
-    images = [load_picture(images_dir / path) for path in rows["path"]]
+    files = list_image_files(rows, images_dir)
+    images = [open_image(files, index) for index in range(len(files))]
     pairs: Sequence[tuple[str, str]] = list(zip(rows["predicted"], rows["class"], strict=True))
     draw_grid(images, [caption_prediction(predicted, true) for predicted, true in pairs], path, title)
-
-
-def load_picture(path: Path) -> Image.Image:
-    """The decoded image."""
-    with Image.open(path) as image:
-        image.load()
-        return image

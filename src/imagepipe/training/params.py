@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from imagepipe.core.config import Params
+from imagepipe.data.params import AugmentParams
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -37,6 +38,7 @@ class TrainParams(Params):
     train_measured: Annotated[int, Field(ge=0)]
     shuffle: bool
     drop_last: bool
+    augment: AugmentParams
     keep: Literal["best", "last"]
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"]
     lr: Annotated[float, Field(gt=0)]

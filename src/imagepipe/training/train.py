@@ -4,14 +4,20 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.files import hash_file, write_csv, write_json
+from imagepipe.core.files import write_csv, write_json
+from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import DatasetInfo, read_dataset_info, read_split
+from imagepipe.core.run import RunParams, count_jobs
 from imagepipe.core.seeds import derive_seed
+from imagepipe.data.augment import make_augmentation, make_transform
 from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders, shuffle_positions
-from imagepipe.data.dataset import ManifestDataset
+from imagepipe.data.dataset import ManifestDataset, Transform
+from imagepipe.data.pixels import open_cache
 from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier, save_classifier
 from imagepipe.training.loop import Fit, Row, Score, fit, measure
 from imagepipe.training.params import TrainParams
@@ -29,46 +35,33 @@ class Trained:
 
 
 def train_model(
-    manifests_dir: Path,
-    images_dir: Path,
-    params: TrainParams,
-    workers: int,
-    jobs: int,
-    model_path: Path,
-    reports_dir: Path,
+    manifests_dir: Path, images_dir: Path, params: TrainParams, run: RunParams, model_path: Path, reports_dir: Path
 ) -> Trained:
     """Train on the manifests, write the model file, `history.csv`, `steps.csv` and `metrics.json`.
 
-    The two tables are rewritten after each epoch, so that plots can be followed while it runs.
+    The two tables are rewritten after each epoch, so that plots can be followed while it runs. What is measured, train
+    images too, is not augmented.
     """
     info = read_dataset_info(manifests_dir / "dataset.json")
-    if not sum(info.counts.get("test", {}).values()):
-        raise InputError(
-            f"{manifests_dir}: the test split is empty, so nothing could be evaluated; raise "
-            "split.fractions.test in params.yaml."
-        )
-    learnt = [name for name, count in info.counts["train"].items() if count]
-    if len(learnt) < 2:
-        raise InputError(
-            f"{manifests_dir}/train.csv: has images of {len(learnt)} class only ({', '.join(map(repr, learnt))}); a "
-            "classifier needs two. Is the source read as it is meant (fetch.source, fetch.path, fetch.classes)?"
-        )
+    check_counts(info, manifests_dir)
     train, val = (open_split(manifests_dir, images_dir, split, info) for split in ("train", "val"))
-    options = LoaderOptions(workers=workers, jobs=jobs)
     model = build_classifier(describe_model(params, info, manifests_dir), derive_seed(params.seed, "weights"))
+    transform = make_transform(params.augment.transform)
+    options = LoaderOptions(jobs=count_jobs(run), cache=open_cache(run), workers=run.workers, device=params.device)
+    # The first loader: what it decodes is shared by the others, and by the images that go through a transform.
+    whole_train = make_eval_loader(train, params.eval_batch_size, options)
+    train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
     loaders = make_loaders(
-        train,
+        transform_dataset(train, transform),
         val,
         batch_size=params.batch_size,
         eval_batch_size=params.eval_batch_size,
         shuffle=params.shuffle,
         drop_last=params.drop_last,
         seed=params.seed,
-        workers=workers,
-        jobs=jobs,
+        augment=make_augmentation(params.augment, params.seed),
+        options=options,
     )
-    train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
-    whole_train = make_eval_loader(train, params.eval_batch_size, options)
 
     check_last_batch(model, train, params)
     seen = min(len(train), len(loaders.train) * params.batch_size)
@@ -86,12 +79,35 @@ def train_model(
     return trained
 
 
+def check_counts(info: DatasetInfo, manifests_dir: Path) -> None:
+    """Raise InputError where nothing could be evaluated, or nothing be told apart."""
+    if not sum(info.counts.get("test", {}).values()):
+        raise InputError(
+            f"{manifests_dir}: the test split is empty, so nothing could be evaluated; raise "
+            "split.fractions.test in params.yaml."
+        )
+    learnt = [name for name, count in info.counts["train"].items() if count]
+    if len(learnt) < 2:
+        raise InputError(
+            f"{manifests_dir}/train.csv: has images of {len(learnt)} class only ({', '.join(map(repr, learnt))}); a "
+            "classifier needs two. Is the source read as it is meant (fetch.source, fetch.path, fetch.classes)?"
+        )
+
+
 def open_split(manifests_dir: Path, images_dir: Path, split: str, info: DatasetInfo) -> ManifestDataset:
     """One split as a dataset; raises InputError where it is empty or its labels disagree with `dataset.json`."""
     path = manifests_dir / f"{split}.csv"
-    if read_split(manifests_dir, split, info).empty:
+    table = read_split(manifests_dir, split, info)
+    if table.empty:
         raise InputError(f"{path}: the {split} split is empty; raise split.fractions.{split} in params.yaml.")
-    return ManifestDataset(path, images_dir, classes=info.classes)
+    return ManifestDataset(path, images_dir, classes=info.classes, table=table)
+
+
+def transform_dataset(dataset: ManifestDataset, transform: Transform | None) -> ManifestDataset:
+    """The same dataset with another transform; it shares the images that are decoded."""
+    transformed = copy.copy(dataset)
+    transformed.transform = transform
+    return transformed
 
 
 def describe_model(params: TrainParams, info: DatasetInfo, manifests_dir: Path) -> ModelInfo:
@@ -124,12 +140,11 @@ def check_last_batch(model: Classifier, train: ManifestDataset, params: TrainPar
         ) from error
 
 
-def sample_positions(count: int, params: TrainParams) -> list[int]:
+def sample_positions(count: int, params: TrainParams) -> NDArray[np.int64]:
     """The fixed train images on which every epoch is measured: all, or `train_measured` drawn once."""
     if not 0 < params.train_measured < count:
-        return list(range(count))
-    drawn = shuffle_positions(count, derive_seed(params.seed, "train_measured"), 0)[: params.train_measured]
-    return sorted(drawn.tolist())
+        return np.arange(count)
+    return np.sort(shuffle_positions(count, derive_seed(params.seed, "train_measured"), 0)[: params.train_measured])
 
 
 def write_tables(result: Fit, reports_dir: Path) -> None:
