@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 
 from imagepipe.core.config import PARAMS_FILE, Params, check_section, load_section, parse_yaml, read_yaml
 from imagepipe.core.errors import EnvironmentFault, InputError, list_findings, suggest_name
-from imagepipe.core.files import hash_bytes, write_text
+from imagepipe.core.files import write_text
+from imagepipe.core.hashes import hash_bytes
 from imagepipe.core.run import RunParams
 from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.prepare.params import SplitParams

@@ -17,12 +17,7 @@ import pytest
 
 import imagepipe
 from imagepipe.core import cluster
-from imagepipe.core.cluster import (
-    AHEAD,
-    BUNDLE,
-    RayEngine,
-    open_cluster,
-)
+from imagepipe.core.cluster import AHEAD, BUNDLE, RayEngine, open_cluster
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.parallel import FEW, Limits, LocalEngine, Lost
 from tests.conftest import ROOT
@@ -240,6 +235,24 @@ def test_a_node_that_lacks_a_package_is_told_so(
         list(engine.map_contained(only_here.work, cut(1, 1), PLENTY))
 
 
+def test_a_node_that_lacks_what_the_engine_itself_needs_is_told_so(
+    engine: RayEngine, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pebble.py").write_text("raise ModuleNotFoundError(\"No module named 'pebble'\")\n", "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    nodes.kill()
+    nodes.kill()
+    nodes.complete()
+    message = (
+        r"^A node of the Ray cluster at 127\.0\.0\.1:\d+ cannot import what the work needs \(ModuleNotFoundError: No "
+        r"module named 'pebble'\)\. Install the packages of constraints\.txt there, or set run\.engine to local\.$"
+    )
+    with pytest.raises(EnvironmentFault, match=message):
+        list(engine.map_contained(square, cut(1, 1), PLENTY))
+    nodes.kill()
+    nodes.kill()
+
+
 # What opening a cluster does and says: in processes of their own, since one process has one connection.
 
 OPEN = """\
@@ -363,3 +376,9 @@ def foreign_versions(nodes: Nodes) -> Generator[None]:
 
 def test_auto_is_the_cluster_of_this_machine(nodes: Nodes) -> None:
     assert run_python(TRY, "auto", RAY_ADDRESS=nodes.address, **ON_LOOPBACK) == ("connected\n", "")
+
+
+def test_ray_that_does_not_start_here_is_a_fault(tmp_path: Path) -> None:
+    """Its sockets have no room where the path is long."""
+    out, _ = run_python(TRY, "", RAY_TMPDIR=str(tmp_path / ("x" * 100)))
+    assert re.match(r"^Ray did not start on this machine \(.+\)\. Mend that, or set run\.engine to local\.$", out)

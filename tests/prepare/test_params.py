@@ -143,7 +143,7 @@ def test_seeds_at_the_ends_of_the_range(tmp_path: Path, seed: int) -> None:
         ("seed: 1", "seed: 1.5", "seed", "found 1.5; expected a valid integer"),
         ("limit_per_split: 0", "limit_per_split: -1", "limit_per_split", "found -1; expected greater than"),
         ("limit_choice: balanced", "limit_choice: even", "limit_choice", "found even; expected 'balanced' or 'random'"),
-        ("layout: single", "layout: zip", "layout", "found zip; expected 'single' or 'folders'"),
+        ("layout: single", "layout: zip", "layout", "found zip; expected 'single', 'folders' or 'shards'"),
         (
             "formats: JPEG PNG",
             "formats: JPG",

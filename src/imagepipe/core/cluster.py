@@ -41,6 +41,7 @@ PATIENCE = 600.0  # seconds that a cluster may have no CPU: one that grows on de
 REACH = 5.0  # seconds for a first connection to the cluster
 LONG = 400  # characters of Ray's own messages that are worth repeating
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an empty frame of HTTP/2: its length in 3 bytes, type 4, no flags
+UNIMPORTABLE = "The remote function failed to import on the worker"  # so says Ray where this very module cannot be
 DECIDING = ("numpy", "pillow")  # packages whose version may decide a byte of an image
 
 
@@ -94,28 +95,33 @@ class RayEngine:
                 yield from match_results(sent.popleft(), found)
 
     def _compute(self, work: Callable[[bytes], bytes], payloads: Iterable[bytes]) -> Generator[Any]:
-        """What `work` makes of each payload, unpickled, in order."""
+        """What `work` makes of each payload, unpickled, in order; raises what it raised."""
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(work)
         waiting: deque[ray.ObjectRef[bytes]] = deque()
         try:
-            for payload in payloads:
-                waiting.append(task.remote(payload))
-                if len(waiting) > AHEAD * self.jobs:
+            with self._report_faults():
+                for payload in payloads:
+                    waiting.append(task.remote(payload))
+                    if len(waiting) > AHEAD * self.jobs:
+                        yield self._collect(waiting.popleft())
+                while waiting:
                     yield self._collect(waiting.popleft())
-            while waiting:
-                yield self._collect(waiting.popleft())
         finally:
             if ray.is_initialized():  # where an error is on its way out, the cluster may be closed before this
                 for left in waiting:
                     ray.cancel(left, force=True)
 
-    def _collect(self, reference: "ray.ObjectRef[bytes]") -> Any:
-        """The result of a task; raises what the work raised, or EnvironmentFault where the cluster failed it."""
+    @contextmanager
+    def _report_faults(self) -> Generator[None]:
+        """Turn what Ray raises into what the work raised there, or into EnvironmentFault where the cluster failed."""
         try:
-            self._await(reference)
-            return pickle.loads(ray.get(reference))  # noqa: S301 what our own task has pickled
+            yield
         except RayTaskError as error:
-            raise cast("Exception", error.cause) from error
+            cause = cast("Exception", error.cause)
+            if isinstance(cause, RuntimeError) and UNIMPORTABLE in str(cause):
+                reason = str(cause).strip().splitlines()[-1]
+                raise EnvironmentFault(describe_lack(f"A node of the Ray cluster {self.name}", reason)) from error
+            raise cause from error
         except RayError as error:
             raise EnvironmentFault(
                 f"The Ray cluster {self.name} failed ({type(error).__name__}: {flatten(error)}), although what a lost "
@@ -123,8 +129,8 @@ class RayEngine:
                 "that and run it again, or set run.engine to local."
             ) from error
 
-    def _await(self, reference: "ray.ObjectRef[bytes]") -> None:
-        """Wait for a task; raises EnvironmentFault where the cluster has had no CPU for long."""
+    def _collect(self, reference: "ray.ObjectRef[bytes]") -> Any:
+        """The result of a task; raises EnvironmentFault where the cluster has had no CPU for long."""
         hopeful = time.monotonic()
         while not ray.wait([reference], timeout=min(1.0, PATIENCE))[0]:
             if count_cpus():
@@ -134,6 +140,7 @@ class RayEngine:
                     f"The Ray cluster {self.name} has had no CPU for {PATIENCE:g} s. Start nodes that have some, or "
                     "set run.engine to local."
                 )
+        return pickle.loads(ray.get(reference))  # noqa: S301 what our own task has pickled
 
 
 @contextmanager
@@ -317,10 +324,15 @@ def unpickle(payload: bytes) -> Any:
     try:
         return pickle.loads(payload)  # noqa: S301 it comes from the process that sent this very code
     except ImportError as error:
-        raise EnvironmentFault(
-            f"The Ray node {socket.gethostname()} cannot import what the work needs ({error}). Install the packages of "
-            "constraints.txt there, or set run.engine to local."
-        ) from error
+        raise EnvironmentFault(describe_lack(f"The Ray node {socket.gethostname()}", str(error))) from error
+
+
+def describe_lack(node: str, reason: str) -> str:
+    """What to do where a node lacks a package."""
+    return (
+        f"{node} cannot import what the work needs ({reason}). Install the packages of constraints.txt there, or set "
+        "run.engine to local."
+    )
 
 
 def check_versions(job: Job) -> None:

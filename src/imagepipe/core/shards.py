@@ -52,23 +52,24 @@ def make_member(name: str, data: bytes) -> bytes:
 def make_header(name: str, length: int) -> bytes:
     """The USTAR header of a regular file of mode 0644 that nobody owns, of 1970.
 
-    Filled into the form that tarfile makes, in a quarter of its time; names that need the field for folders, and files
+    Filled into the form that tarfile makes, in a tenth of its time; names that need the field for folders, and files
     of 8 GiB, are left to it.
     """
     data = name.encode()
     if len(data) > tarfile.LENGTH_NAME or length >= 8**11:
         return make_tar_info(name, length)
-    form = bytearray(make_form())
-    form[: len(data)] = data
-    form[124:135] = b"%011o" % length
-    form[148:154] = b"%06o" % (256 + sum(form[:148]) + sum(form[156:]))  # the sum counts itself as eight spaces
-    return bytes(form)
+    form, total = make_form()
+    size = b"%011o" % length
+    total += sum(data) + sum(size)
+    name_field = data.ljust(tarfile.LENGTH_NAME, b"\0")
+    return b"".join((name_field, form[100:124], size, form[135:148], b"%06o" % total, form[154:]))
 
 
 @cache
-def make_form() -> bytes:
-    """The header of an empty file without a name."""
-    return make_tar_info("", 0)
+def make_form() -> tuple[bytes, int]:
+    """The header of an empty file without a name, and its checksum but for the eleven digits of the size."""
+    form = make_tar_info("", 0)
+    return form, int(form[148:154], 8) - 11 * ord("0")
 
 
 def make_tar_info(name: str, length: int) -> bytes:

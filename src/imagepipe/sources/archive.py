@@ -197,8 +197,8 @@ def repack_archive(path: Path, target: Path, most_bytes: int) -> list[str]:
     """Check the archive `path` and copy its files, in its order, into the plain tar `target`; returns notes.
 
     `target` depends on the names and bytes of the members alone: PAX, mode 0644, no times, no owners. Memory stays flat
-    but for the names and a zip's directory. Raises InputError for everything that is wrong with the archive, EnvironmentFault where a disk
-    fails; no half `target` stays.
+    but for the names, and half a kilobyte for each entry of a zip. Raises InputError for everything that is wrong with
+    the archive, EnvironmentFault where a disk fails; no half `target` stays.
     """
     if not path.is_file():
         found = "not a file" if path.exists() else "not there"

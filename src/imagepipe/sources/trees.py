@@ -179,8 +179,8 @@ def slice_file(entry: os.DirEntry[str]) -> FileSlice | None:
     try:
         status = entry.stat()
     except OSError:
-        return FileSlice(Path(entry.path), 0, None)
-    return FileSlice(Path(entry.path), 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
+        return FileSlice(entry.path, 0, None)
+    return FileSlice(entry.path, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
 
 def warn_untracked(path: Path) -> None:
