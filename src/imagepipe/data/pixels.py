@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, cast
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,6 @@ DAY = 86_400.0  # seconds after which an unfinished entry is given up, whoever b
 
 _ENTRY = re.compile(r"v[0-9]+-[0-9a-f]{64}")
 _UNFINISHED = re.compile(r"\.([0-9]+)@(.+)\.[0-9a-f]{16}\.part")
-
-Result = TypeVar("Result")
 
 
 class NotKept(Exception):
@@ -191,7 +189,7 @@ def gather_images(files: ImageFiles, hashes: RowHashes | None, held: Held, jobs:
     size = max(1, min(CHUNK, CHUNK_BYTES // max(measure_images(files, held), default=1)))
     spans = [slice(first, first + size) for first in range(0, len(files), size)]
     chunks = [cut_chunk(files, hashes, held, span) for span in spans]
-    decoded = map_chunks(decode_chunk, [chunk for chunk in chunks if len(chunk)], jobs)
+    decoded = LocalEngine(jobs).map_chunks(decode_chunk, [chunk for chunk in chunks if len(chunk)])
     for span, chunk in zip(spans, chunks, strict=True):
         part = next(decoded) if len(chunk) else Decoded(b"", np.empty((0, 3), np.int32), [])
         yield part if len(chunk) == len(held.holders[span]) else merge_images(part, held, span)
@@ -225,21 +223,10 @@ def merge_images(decoded: Decoded, held: Held, span: slice) -> Decoded:
     return Decoded(b"".join(images), np.array([image.shape for image in images], np.int32), decoded.wrong)
 
 
-def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk], jobs: int) -> Iterator[Result]:
-    """`function` of each chunk, in order, computed by `jobs` processes.
-
-    A Chunk is no Sequence, since nobody needs its items one by one; of the engine it needs only its length.
-    """
-    engine = LocalEngine(jobs)
-    return engine.map_chunks(
-        cast("Callable[[Sequence[Any]], Result]", function), cast("Sequence[Sequence[Any]]", chunks)
-    )
-
-
 def hash_files(files: ImageFiles, jobs: int) -> RowHashes:
     """What images are known by whose pixels' hashes nobody wrote down (`hash_content`)."""
     chunks = [Chunk(files.take(slice(first, first + CHUNK)), None) for first in range(0, len(files), CHUNK)]
-    data = b"".join(map_chunks(hash_chunk, chunks, jobs))
+    data = b"".join(LocalEngine(jobs).map_chunks(hash_chunk, chunks))
     return RowHashes(np.frombuffer(data, np.uint8).reshape(-1, 32), of_files=True)
 
 

@@ -56,6 +56,7 @@ CHUNK_IMAGES = 250
 CHUNK_BYTES = 16 * 2**20  # of source files: few seconds of decoding, so that a worker is not ended for honest work
 SECONDS = 60.0  # for a chunk, and again for an image alone
 MEMORY = 512 * 2**20  # bytes that a worker may ask for, beside
+THREADS = 16  # that copy members into shards; a cluster has more jobs than this machine has processors
 MEMORY_PER_PIXEL = 32  # bytes for each pixel that split.image.max_pixels allows: decoded, converted, resized, encoded
 
 
@@ -219,7 +220,7 @@ class ImageStore:
         lengths = self.table.rows["length"][rows]
         hashes = np.frombuffer(np.ascontiguousarray(self.table.rows["png_sha256"][rows]).tobytes(), "<u8")[::4]
         cuts = cut_shards(lengths, hashes)
-        with ThreadPoolExecutor(self.engine.jobs) as pool:  # copying and hashing leave the interpreter free
+        with ThreadPoolExecutor(min(self.engine.jobs, THREADS)) as pool:  # copying leaves the interpreter free
             whole = set(filter(None, pool.map(self._check_shard, self._list_shards(rows))))
             names = list(pool.map(lambda cut: self._make_shard(rows[slice(*cut)], whole), cuts))
         places = Places(np.empty(len(rows), object), np.zeros(len(rows), np.int64))
