@@ -61,7 +61,7 @@ def test_an_index_comes_back(tmp_path: Path) -> None:
     facts = make_facts()
     table = make_table(facts)
     table.remarks[1] = "first of several frames"
-    write_index(tmp_path, "this way", KEYS, table, make_places())
+    write_index(tmp_path, "this way", KEYS, table, make_places(), np.arange(3))
     index = read_index(tmp_path, "this way")
     assert index is not None
     assert np.array_equal(index.table.rows, table.rows)
@@ -73,8 +73,36 @@ def test_an_index_comes_back(tmp_path: Path) -> None:
     assert index.find_rows([]).tolist() == []
 
 
+def test_an_index_is_packed_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagepipe.prepare.index.BATCH", 2)
+    table = make_table(make_facts())
+    table.remarks[2] = "first of several frames"
+    write_index(tmp_path, "this way", KEYS, table, make_places(), np.arange(3))
+    index = read_index(tmp_path, "this way")
+    assert index is not None
+    assert np.array_equal(index.table.rows, table.rows)
+    assert index.table.remarks == table.remarks
+    assert index.find_rows(["ä", "c", "a", "b/1.jpg"]).tolist() == [2, -1, 0, 1]
+
+
+def test_an_index_holds_the_rows_that_were_asked_for(tmp_path: Path) -> None:
+    table = make_table(make_facts())
+    write_index(tmp_path, "this way", KEYS, table, make_places(), np.array([0, 2]))
+    index = read_index(tmp_path, "this way")
+    assert index is not None
+    assert index.find_rows(KEYS).tolist() == [0, -1, 1]
+    assert np.array_equal(index.table.rows, table.rows[[0, 2]])
+
+
 def test_an_empty_index_comes_back(tmp_path: Path) -> None:
-    write_index(tmp_path, "this way", [], ImageTable.of_size(0), Places(np.empty(0, object), np.zeros(0, np.int64)))
+    write_index(
+        tmp_path,
+        "this way",
+        [],
+        ImageTable.of_size(0),
+        Places(np.empty(0, object), np.zeros(0, np.int64)),
+        np.arange(0),
+    )
     index = read_index(tmp_path, "this way")
     assert index is not None
     assert index.find_rows(["a"]).tolist() == [-1]
@@ -83,12 +111,12 @@ def test_an_empty_index_comes_back(tmp_path: Path) -> None:
 def test_the_same_index_is_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_index(tmp_path / name, "this way", KEYS, make_table(make_facts()), make_places())
+        write_index(tmp_path / name, "this way", KEYS, make_table(make_facts()), make_places(), np.arange(3))
     assert hash_file(tmp_path / "one" / "index.arrow") == hash_file(tmp_path / "two" / "index.arrow")
 
 
 def test_an_index_made_in_another_way_is_not_read(tmp_path: Path) -> None:
-    write_index(tmp_path, "that way", KEYS, make_table(make_facts()), make_places())
+    write_index(tmp_path, "that way", KEYS, make_table(make_facts()), make_places(), np.arange(3))
     assert read_index(tmp_path, "this way") is None
 
 

@@ -80,13 +80,14 @@ def prepare_dataset(
         encoded, places = store.place(kept, paths)
     rows = facts.take_rows([record.key for record in kept])
     info = describe_dataset(kept, assigned, classes, image, rows, gate.info, source, params)
+    notes = [*assigned.notes, *note_empty(info), *remark_images(kept, rows, facts), *gate.notes]
     manifest = make_manifest(kept, assigned.splits, classes, rows, paths, places)
+    del facts, pixels, contents, verdict, store, rows, places, usable  # a gigabyte for a million images
     with replace_directory(manifests_dir) as staging:
         write_manifests(staging, manifest, info)
         write_csv(staging / "rejected.csv", rejected)
         write_csv(staging / "leaks.csv", gate.findings)
         draw_contact_sheet(gate, kept, list_image_files(manifest, images_dir), staging)
-    notes = [*assigned.notes, *note_empty(info), *remark_images(kept, rows, facts), *gate.notes]
     return Prepared(info, encoded, len(rejected), notes)
 
 

@@ -4,6 +4,7 @@ The index is an Arrow file inside the image folder, sealed by its hash: what is 
 touched it, and only as far as it was made in the present way.
 """
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from imagepipe.core.files import write_bytes, write_text
+from imagepipe.core.files import write_blocks, write_text
 from imagepipe.core.hashes import hash_file
 from imagepipe.prepare.images import ImageFacts
 
 INDEX = "index.arrow"
 SEAL = "index.arrow.sha256"
+BATCH = 2**16  # rows that are packed at a time
 RECIPE = b"recipe"  # in the file's metadata: the way in which the images were made
 
 MODES = ("L", "RGB")
@@ -123,7 +125,9 @@ class Facts(Mapping[str, ImageFacts]):
         return {key: f"{value:016x}" for key, there, value in shown if there}
 
     def take_rows(self, keys: Sequence[str]) -> NDArray[np.void]:
-        """The rows of FACTS of some keys, in that order."""
+        """The rows of FACTS of some keys, in that order; those of all are not copied."""
+        if len(keys) == len(self.row_of) and list(keys) == list(self.row_of):
+            return self.table.rows
         places = np.fromiter((self.row_of[key] for key in keys), np.int64, len(keys))
         return self.table.rows[places]
 
@@ -168,7 +172,7 @@ class Places:
 class Index:
     """The index as it was read: keys, sorted, with what is known of them and where their PNGs are."""
 
-    keys: "pa.Array[Any]"
+    keys: "pa.ChunkedArray[Any]"
     table: ImageTable
     places: Places
 
@@ -178,23 +182,52 @@ class Index:
         return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def write_index(folder: Path, recipe: str, keys: Sequence[str], table: ImageTable, places: Places) -> None:
-    """Write the index of `folder` and its seal, the seal last; keys are sorted."""
-    columns: dict[str, pa.Array[Any]] = {
-        "key": pa.array(keys, pa.string()),
-        "path": pa.array(places.files, pa.string()),
-    }
-    columns["offset"] = pa.array(places.offsets)
-    for name in FACTS.names or ():
-        columns[name] = pack_column(table.rows[name])
-    remarks = [table.remarks.get(row) for row in range(len(keys))] if table.remarks else [None] * len(keys)
-    columns["remark"] = pa.array(remarks, pa.string())
-    packed = pa.table(columns).replace_schema_metadata({RECIPE: recipe.encode()})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, packed.schema) as writer:
-        writer.write_table(packed, max_chunksize=len(keys) or None)
-    write_bytes(folder / INDEX, sink.getvalue())
+def write_index(
+    folder: Path, recipe: str, keys: Sequence[str], table: ImageTable, places: Places, rows: NDArray[np.int64]
+) -> None:
+    """Write the index of `folder` and its seal, the seal last.
+
+    What is written is of `rows`, in their order; `keys` (sorted), `table` and `places` hold them and others.
+    """
+    write_blocks(folder / INDEX, pack_index(recipe, keys, table, places, rows))
     write_text(folder / SEAL, hash_file(folder / INDEX) + "\n")
+
+
+def pack_index(
+    recipe: str, keys: Sequence[str], table: ImageTable, places: Places, rows: NDArray[np.int64]
+) -> Iterator[bytes]:
+    """The bytes of the index, a batch of rows at a time: all at once would take several times their memory."""
+    file = io.BytesIO()
+    schema = make_schema().with_metadata({RECIPE: recipe.encode()})
+    with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
+        for first in range(0, len(rows), BATCH):
+            batch = rows[first : first + BATCH]
+            columns: dict[str, Any] = {
+                "key": pa.array([keys[row] for row in batch.tolist()], pa.string()),
+                "path": pa.array(places.files[batch], pa.string()),
+                "offset": pa.array(places.offsets[batch]),
+                "remark": pa.array([table.remarks.get(row) for row in batch.tolist()], pa.string()),
+            }
+            for name in FACTS.names or ():
+                columns[name] = pack_column(table.rows[name][batch])
+            writer.write_table(pa.table(columns).select(schema.names))
+            yield take_bytes(file)
+    yield take_bytes(file)
+
+
+def make_schema() -> Any:
+    """The columns of the index, as an Arrow schema."""
+    columns: dict[str, Any] = {"key": pa.string(), "path": pa.string(), "offset": pa.int64()}
+    columns |= {name: pack_column(np.zeros(0, FACTS)[name]).type for name in FACTS.names or ()}
+    return pa.schema([*columns.items(), ("remark", pa.string())])
+
+
+def take_bytes(file: io.BytesIO) -> bytes:
+    """What was written since it was asked for last; the place in the file goes on, as Arrow counts it by itself."""
+    data = file.getvalue()
+    file.seek(0)
+    file.truncate()
+    return data
 
 
 def pack_column(values: NDArray[Any]) -> Any:
@@ -214,21 +247,25 @@ def read_index(folder: Path, recipe: str) -> Index | None:
         return None
     try:
         with pa.memory_map(str(path)) as source:
-            packed = pa.ipc.open_file(source).read_all().combine_chunks()
+            packed = pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid:  # whoever wrote the seal wrote no index
         return None
     if (packed.schema.metadata or {}).get(RECIPE) != recipe.encode():
         return None
     rows = np.zeros(len(packed), FACTS)
-    for name in FACTS.names or ():
-        rows[name] = unpack_column(packed[name].combine_chunks(), rows.dtype[name])
-    remarks = packed["remark"].combine_chunks()
-    noted = np.flatnonzero(remarks.is_valid().to_numpy(zero_copy_only=False)).tolist()
-    table = ImageTable(rows, {row: remarks[row].as_py() for row in noted})
-    paths = packed["path"].combine_chunks().dictionary_encode()  # so that a shard's name is one object
-    files = np.array(paths.dictionary.to_pylist(), object)[paths.indices.to_numpy()]
-    places = Places(files, packed["offset"].to_numpy())
-    return Index(packed["key"].combine_chunks(), table, places)
+    files = np.empty(len(packed), object)
+    remarks: dict[int, str] = {}
+    names: dict[str, str] = {}  # so that a shard's name is one object
+    first = 0
+    for batch in packed.to_batches():
+        part = slice(first, first + len(batch))
+        for name in FACTS.names or ():
+            rows[name][part] = unpack_column(batch[name], rows.dtype[name])
+        files[part] = [names.setdefault(file, file) for file in batch["path"].to_pylist()]
+        noted = np.flatnonzero(batch["remark"].is_valid().to_numpy(zero_copy_only=False)).tolist()
+        remarks |= {first + place: batch["remark"][place].as_py() for place in noted}
+        first = part.stop
+    return Index(packed["key"], ImageTable(rows, remarks), Places(files, packed["offset"].to_numpy()))
 
 
 def unpack_column(values: Any, kind: "np.dtype[Any]") -> NDArray[Any]:

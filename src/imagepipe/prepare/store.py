@@ -284,14 +284,8 @@ class ImageStore:
         self.table.rows["png_sha256"][unplaced] = np.zeros((), "V32")
         self.table.rows["length"][unplaced] = 0
         usable = np.flatnonzero(self.states != State.REJECTED)
-        remarks = {new: self.table.remarks[row] for new, row in enumerate(usable.tolist()) if row in self.table.remarks}
-        write_index(
-            self.images_dir,
-            name_recipe(self.params),
-            [self.records[row].key for row in usable.tolist()],
-            ImageTable(self.table.rows[usable], remarks),
-            Places(files[usable], offsets[usable]),
-        )
+        keys = list(self.row_of)
+        write_index(self.images_dir, name_recipe(self.params), keys, self.table, Places(files, offsets), usable)
 
 
 @contextmanager
