@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from imagepipe.core import parallel
 from imagepipe.core.errors import InputError
-from imagepipe.core.run import RunParams
 from imagepipe.core.slices import ImageFiles, list_image_files
 from imagepipe.data import pixels as module
 from imagepipe.data.pixels import PixelCache, Pixels, decode_pixels, open_cache
+from tests.core.made import make_run
 from tests.data.made import hash_images, make_images, pack_shards, write_image, write_images
 
 LARGE = 10**9
@@ -514,24 +514,9 @@ def test_two_processes_build_one_entry(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob(".*"))
 
 
-def make_run(**changed: object) -> RunParams:
-    values: dict[str, object] = {
-        "jobs": 1,
-        "workers": 0,
-        "engine": "local",
-        "ray_address": "",
-        "mirror": "",
-        "cache_dir": "",
-        "cache": "on",
-        "cache_gigabytes": 1.5,
-        "memory_gigabytes": 0.25,
-    }
-    return RunParams.model_validate(values | changed)
-
-
 def test_the_run_section_opens_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMAGEPIPE_CACHE", raising=False)
-    cache = open_cache(make_run(cache_dir=str(tmp_path)))
+    cache = open_cache(make_run(cache_dir=str(tmp_path), cache_gigabytes=1.5, memory_gigabytes=0.25))
     assert cache is not None
     assert (cache.root, cache.most_bytes, cache.memory_bytes) == (tmp_path / "pixels", 1_500_000_000, 250_000_000)
     assert open_cache(make_run(cache="off")) is None
