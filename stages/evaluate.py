@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-# Threads that wait give way soon, as in train.
+# As in train: threads that wait give way soon, and large tensors get large pages.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from imagepipe.core.config import load_section
 from imagepipe.core.manifest import read_dataset_info

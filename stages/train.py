@@ -7,6 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 # Threads that wait give way soon: spinning, an epoch takes many times as long where other work shares the cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Large tensors get large pages: for photographs, touching new memory takes most of the time of normalising them.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from imagepipe.core.config import load_section
 from imagepipe.core.run import load_run_params

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -108,6 +109,18 @@ def test_few_chunks_are_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(islice(results, 3)) == [45, 145, 245]
     assert chunks.made == AHEAD * 2 + 3
     close(results)
+
+
+def work_with_others() -> None:
+    if os.getpid() in set(LocalEngine(2).map_chunks(find_process, cut(FEW + 1, 100))):
+        sys.exit(1)
+
+
+def test_a_child_process_does_not_wait_for_its_idle_workers() -> None:
+    child = multiprocessing.get_context("spawn").Process(target=work_with_others)
+    child.start()
+    child.join(parallel.IDLE / 2)
+    assert child.exitcode == 0
 
 
 def test_counting_the_items_looks_at_no_more_chunks_than_it_must() -> None:

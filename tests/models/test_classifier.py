@@ -75,6 +75,14 @@ def test_a_channel_that_never_varies_gives_finite_numbers() -> None:
     assert torch.allclose(model.normalise(images)[:, 1], expected, atol=1e-6)
 
 
+def test_normalising_does_not_depend_on_the_order_in_memory() -> None:
+    model = build_classifier(make_info("RGB", mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 0.125]), 1)
+    images = make_images(channels=3)
+    found = model.normalise(images.contiguous(memory_format=torch.channels_last))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, model.normalise(images))
+
+
 def test_imagenets_constants_do_not_fit_grey_images() -> None:
     with pytest.raises(InputError, match=r"train\.normalize: `imagenet` has 3 channels, but the images are L \(1 chan"):
         build_classifier(make_info(normalize="imagenet"), 1)

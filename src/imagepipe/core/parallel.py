@@ -16,6 +16,7 @@ from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -175,7 +176,10 @@ def keep_pool(jobs: int) -> ProcessPoolExecutor:
 
     Not the pool that joblib keeps: that one must be joblib's alone.
     """
-    return ProcessPoolExecutor(jobs, timeout=IDLE)
+    pool = ProcessPoolExecutor(jobs, timeout=IDLE)
+    # Where this process is itself one of multiprocessing's, it would wait for idle ones at its end.
+    Finalize(None, pool.shutdown, exitpriority=100)
+    return pool
 
 
 def run_chunks(
