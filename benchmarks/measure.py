@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-PAUSE = 0.02  # seconds from one sample of the memory to the next
+PAUSE = 20  # times as long as a sample of the memory took, until the next: it must not slow what is measured
 WIDTH = 120
 
 Figures = dict[str, dict[str, float]]  # row → column → figure
@@ -109,9 +109,10 @@ def run_command(command: Sequence[str | Path], folder: Path, environment: Mappin
         subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=subprocess.STDOUT) as process,
     ):
         while process.poll() is None:
+            began = time.perf_counter()
             whole, unmapped = sum_memory(process.pid)
             peak, peak_unmapped = max(peak, whole), max(peak_unmapped, unmapped)
-            time.sleep(PAUSE)
+            time.sleep(PAUSE * (time.perf_counter() - began))
         seconds = time.perf_counter() - started
         printed.seek(0)
         text = printed.read()

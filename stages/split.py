@@ -17,8 +17,8 @@ from imagepipe.sources import read_records
 def main(source: Path, raw_dir: Path, images_dir: Path, manifests_dir: Path) -> None:
     params = load_section("split", SplitParams)
     run = load_run_params()
-    records, info = read_records(source, raw_dir)
-    with open_engine(run) as engine:
+    with open_engine(run) as engine:  # first, since its processes get ready meanwhile
+        records, info = read_records(source, raw_dir)
         prepared = prepare_dataset(records, info, params, images_dir, manifests_dir, engine)
     counts = {split: sum(classes.values()) for split, classes in prepared.info.counts.items()}
     spread = ", ".join(f"{count} {split}" for split, count in counts.items())

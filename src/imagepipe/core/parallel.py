@@ -16,6 +16,7 @@ from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from multiprocessing import forkserver
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -24,6 +25,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+import imagepipe
 from imagepipe.core.errors import EnvironmentFault
 from imagepipe.core.run import RunParams, count_jobs
 
@@ -101,6 +103,7 @@ class Engine(Protocol):
 def open_engine(run: RunParams) -> Generator[Engine]:
     """The engine that `run.engine` names; raises EnvironmentFault where it cannot be had."""
     if run.engine == "local":
+        start_fork_server()
         yield LocalEngine(count_jobs(run))
         return
     try:
@@ -111,6 +114,16 @@ def open_engine(run: RunParams) -> Generator[Engine]:
         raise EnvironmentFault(NO_RAY) from error
     with open_cluster(run) as engine:
         yield engine
+
+
+def start_fork_server() -> None:
+    """Let the process from which contained workers are forked (on Linux) import meanwhile what this one has imported.
+
+    Each worker imports the main script again, which takes as long as it took here unless that was done before.
+    """
+    if sys.platform == "linux":
+        forkserver.set_forkserver_preload([name for name in sys.modules if name.startswith(f"{imagepipe.__name__}.")])
+        forkserver.ensure_running()
 
 
 def are_few(chunks: Sequence[Sized]) -> bool:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.hashes import hash_pixels
-from imagepipe.core.slices import ImageFiles
+from imagepipe.core.slices import PNG_SIGNATURE, ImageFiles
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by values per pixel
 
@@ -181,7 +181,9 @@ def read_file(files: ImageFiles, index: int, reader: ImageFiles | FileReader) ->
 def decode_image(files: ImageFiles, index: int, data: bytes) -> Image.Image:
     """The PIL image that the bytes of a file hold, upright."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        # Most are PNGs: for small ones, asking each of Pillow's formats takes an eighth of the time.
+        formats = ["PNG"] if data.startswith(PNG_SIGNATURE) else None
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise make_error(files, index, error) from error
@@ -202,8 +204,8 @@ def decode_pixels(files: ImageFiles, index: int, data: bytes) -> NDArray[np.uint
 
 def get_pixels(image: Image.Image) -> NDArray[np.uint8]:
     """uint8 (H, W, C) of an image of one of MODES."""
-    pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    # What np.asarray gives, in less time.
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, -1)
 
 
 def stand_upright(image: Image.Image) -> None:

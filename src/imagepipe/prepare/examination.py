@@ -149,7 +149,8 @@ def examine_image(
             return State.KNOWN, b""
     decoded = decode_image(source, params) if isinstance(source, bytes) else convert_array(source, params)
     row = found.rows[place]
-    put_facts(row, measure_image(decoded.pixels, decoded.remark, decoded.content_sha256))
+    pixel_sha256 = source_sha256.hex() if decoded.pixels is source else ""
+    put_facts(row, measure_image(decoded.pixels, decoded.remark, decoded.content_sha256, pixel_sha256))
     row["source_sha256"] = source_sha256
     if decoded.remark:
         found.remarks[place] = decoded.remark

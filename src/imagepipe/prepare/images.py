@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.hashes import hash_bytes, hash_pixels
+from imagepipe.core.slices import PNG_SIGNATURE
 from imagepipe.prepare import lookalikes
 from imagepipe.prepare.params import FORMATS, ImageParams
 
@@ -36,7 +37,8 @@ TRANSPOSE = {  # Exif 2.32, 4.6.4: how the stored rows and columns lie in the sc
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+VALUES = np.arange(256)
+SQUARES = VALUES * VALUES
 PNG_KINDS = {"L": b"\x08\x00", "RGB": b"\x08\x02"}  # depth and colour type, as IHDR has them
 # What Pillow's decoders raise on bytes that are not what they claim to be.
 DECODER_ERRORS = (
@@ -99,11 +101,16 @@ def name_mode(pixels: NDArray[np.uint8]) -> str:
     return "L" if pixels.ndim == 2 else "RGB"
 
 
-def measure_image(pixels: NDArray[np.uint8], remark: str = "", content_sha256: str = "") -> ImageFacts:
-    """The facts of uint8 pixels of shape (H, W) or (H, W, 3); a content hash of '' is that of the pixels."""
+def measure_image(
+    pixels: NDArray[np.uint8], remark: str = "", content_sha256: str = "", pixel_sha256: str = ""
+) -> ImageFacts:
+    """The facts of uint8 pixels of shape (H, W) or (H, W, 3).
+
+    A content hash of '' is that of the pixels, and a pixel hash of '' is not known yet.
+    """
     mode = name_mode(pixels)
     height, width = pixels.shape[:2]
-    pixel_sha256 = hash_pixels(mode, pixels)
+    pixel_sha256 = pixel_sha256 or hash_pixels(mode, pixels)
     return ImageFacts(
         content_sha256 or pixel_sha256,
         pixel_sha256,
@@ -332,5 +339,4 @@ def sum_channels(pixels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int,
     """Per channel the sum of the values and of their squares, exact."""
     channels = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).T
     counts = np.array([np.bincount(channel, minlength=256) for channel in channels])
-    values = np.arange(256)
-    return tuple((counts @ values).tolist()), tuple((counts @ (values * values)).tolist())
+    return tuple((counts @ VALUES).tolist()), tuple((counts @ SQUARES).tolist())

@@ -52,7 +52,7 @@ from imagepipe.prepare.index import INDEX, SEAL, Facts, ImageTable, Index, Place
 from imagepipe.prepare.params import ImageParams
 from imagepipe.sources.records import Record
 
-CHUNK_IMAGES = 250
+CHUNK_IMAGES = 1000
 CHUNK_BYTES = 16 * 2**20  # of source files: few seconds of decoding, so that a worker is not ended for honest work
 SECONDS = 60.0  # for a chunk, and again for an image alone
 MEMORY = 512 * 2**20  # bytes that a worker may ask for, beside
@@ -187,20 +187,22 @@ class ImageStore:
 
     def _place_files(self, rows: NDArray[np.int64], paths: Sequence[str]) -> Places:
         """Give each PNG its own file at its path."""
-        staged: list[tuple[Path, Path]] = []
-        for row, path in zip(rows.tolist(), paths, strict=True):
-            if self.staged_in[row] >= 0:
-                staged.append((self.staged[self.staged_in[row]] / f"{row}.png", self.images_dir / path))
+        # Texts, since Paths take as long as the system takes to rename a file.
+        staging = list(map(str, self.staged))
+        places = zip(rows.tolist(), self.staged_in[rows].tolist(), paths, strict=True)
+        staged = [
+            (f"{staging[place]}/{row}.png", f"{self.images_dir}/{path}") for row, place, path in places if place >= 0
+        ]
         # Two steps, since the old place of one may be the new place of another.
         staged += self._take_up(rows, paths)
         remove_strangers(self.images_dir, {INDEX, SEAL, *paths})
-        for folder in {target.parent for _, target in staged}:
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in {target.rpartition("/")[0] for _, target in staged}:
+            Path(folder).mkdir(parents=True, exist_ok=True)
         for source, target in staged:
-            source.replace(target)
+            os.replace(source, target)  # noqa: PTH105
         return Places(np.array([*paths, None], object)[:-1], np.zeros(len(rows), np.int64))
 
-    def _take_up(self, rows: NDArray[np.int64], paths: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    def _take_up(self, rows: NDArray[np.int64], paths: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Bring PNGs that lie elsewhere in the folder into staging; where they are then, and where they belong."""
         if not self.index:
             return
@@ -211,7 +213,7 @@ class ImageStore:
                     shutil.copyfile(here, staged)
                 else:
                     here.replace(staged)
-                yield staged, self.images_dir / path
+                yield str(staged), f"{self.images_dir}/{path}"
 
     def _place_shards(self, rows: NDArray[np.int64]) -> Places:
         """Write the shards that are not there yet; those that have no place any more are left for the end."""
