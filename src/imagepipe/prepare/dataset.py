@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError, list_findings
@@ -25,7 +26,7 @@ from imagepipe.core.manifest import (
 from imagepipe.core.parallel import Engine
 from imagepipe.core.slices import ImageFiles, list_image_files
 from imagepipe.prepare.index import MODES, Facts, Places, list_hashes
-from imagepipe.prepare.leaks import Gate, count_images, gate_leaks
+from imagepipe.prepare.leaks import count_images, gate_leaks
 from imagepipe.prepare.lookalikes import draw_lookalikes
 from imagepipe.prepare.params import SplitParams
 from imagepipe.prepare.splits import Assignment, assign_splits, check_records, take_first
@@ -81,13 +82,17 @@ def prepare_dataset(
     rows = facts.take_rows([record.key for record in kept])
     info = describe_dataset(kept, assigned, classes, image, rows, gate.info, source, params)
     notes = [*assigned.notes, *note_empty(info), *remark_images(kept, rows, facts), *gate.notes]
+    rows = repack_fields(rows[["pixel_sha256", "width", "height", "mode", "length"]])  # a fifth of them
+    del facts, pixels, contents, fingerprints, verdict, store, usable, dealt  # for a million images, much memory
     manifest = make_manifest(kept, assigned.splits, classes, rows, paths, places)
-    del facts, pixels, contents, verdict, store, rows, places, usable  # a gigabyte for a million images
+    del rows, places
     with replace_directory(manifests_dir) as staging:
         write_manifests(staging, manifest, info)
         write_csv(staging / "rejected.csv", rejected)
         write_csv(staging / "leaks.csv", gate.findings)
-        draw_contact_sheet(gate, kept, list_image_files(manifest, images_dir), staging)
+        near = gate.findings[gate.findings["kind"] == "lookalike"]
+        if len(near):
+            draw_contact_sheet(near, kept, list_image_files(manifest, images_dir), staging / "lookalikes.png")
     return Prepared(info, encoded, len(rejected), notes)
 
 
@@ -115,10 +120,9 @@ def name_png(key: str, split: str, params: SplitParams) -> str:
     return f"{split}/{key}.png" if params.layout == "folders" else f"{key}.png"
 
 
-def draw_contact_sheet(gate: Gate, records: Sequence[Record], files: ImageFiles, folder: Path) -> None:
-    """`lookalikes.png`, where there are pairs across splits that look alike."""
-    near = gate.findings[gate.findings["kind"] == "lookalike"]
-    place_of = {record.key: place for place, record in enumerate(records)} if len(near) else {}
+def draw_contact_sheet(near: pd.DataFrame, records: Sequence[Record], files: ImageFiles, path: Path) -> None:
+    """The first of the pairs across splits that look alike, as rows of `leaks.csv`; `files` are those of `records`."""
+    place_of = {record.key: place for place, record in enumerate(records)}
     pairs = [
         (
             files.read(place_of[row["key"]]),
@@ -128,8 +132,7 @@ def draw_contact_sheet(gate: Gate, records: Sequence[Record], files: ImageFiles,
         )
         for row in near.head(LOOKALIKES_SHOWN).to_dict("records")
     ]
-    if pairs:
-        draw_lookalikes(pairs, len(near), folder / "lookalikes.png")
+    draw_lookalikes(pairs, len(near), path)
 
 
 def note_empty(info: DatasetInfo) -> list[str]:
