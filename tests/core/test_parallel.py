@@ -101,11 +101,10 @@ def test_a_trusted_worker_that_dies_is_a_fault_of_the_machine() -> None:
         list(LocalEngine(2).map_chunks(leave, cut(FEW + 1, 300)))
 
 
-def test_few_chunks_are_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_chunks_are_in_flight() -> None:
     """So that memory stays bounded however slowly the results are taken."""
-    monkeypatch.setattr(parallel, "FEW", 0)
     chunks = Counted(1000)
-    results = LocalEngine(2).map_chunks(add_up, chunks)
+    results = LocalEngine(2).map_chunks(add_up, chunks, few=0)
     assert list(islice(results, 3)) == [45, 145, 245]
     assert chunks.made == AHEAD * 2 + 3
     close(results)

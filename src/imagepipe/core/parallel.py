@@ -126,12 +126,12 @@ def start_fork_server() -> None:
         forkserver.ensure_running()
 
 
-def are_few(chunks: Sequence[Sized]) -> bool:
-    """Whether the chunks hold so few items that they are not worth other processes; looks at no more than it must."""
+def are_few(chunks: Sequence[Sized], few: int = FEW) -> bool:
+    """Whether the chunks hold at most `few` items; looks at no more of them than it must."""
     items = 0
     for chunk in chunks:
         items += len(chunk)
-        if items > FEW:
+        if items > few:
             return False
     return True
 
@@ -142,9 +142,11 @@ class LocalEngine:
 
     jobs: int
 
-    def map_chunks(self, function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> Iterator[Result]:
-        """As `Engine.map_chunks`; with one job in this process, too."""
-        if self.jobs == 1 or are_few(chunks):
+    def map_chunks(
+        self, function: Callable[[Chunk], Result], chunks: Sequence[Chunk], few: int = FEW
+    ) -> Iterator[Result]:
+        """As `Engine.map_chunks`; with one job in this process, too. `few` is less where an item takes long."""
+        if self.jobs == 1 or are_few(chunks, few):
             yield from map(function, chunks)
             return
         waiting: deque[Future[Result]] = deque()
