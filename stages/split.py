@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from imagepipe.core.config import load_section
-from imagepipe.core.parallel import open_engine
+from imagepipe.core.engines import open_engine
 from imagepipe.core.run import load_run_params
 from imagepipe.core.stage import run_stage
 from imagepipe.prepare.dataset import prepare_dataset

@@ -14,8 +14,7 @@ import pytest
 
 from imagepipe.core import parallel
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.parallel import AHEAD, FEW, Limits, LocalEngine, Lost, describe_exit, open_engine
-from tests.core.made import make_run
+from imagepipe.core.parallel import AHEAD, FEW, Limits, LocalEngine, Lost, describe_exit
 
 Result = TypeVar("Result")
 
@@ -387,22 +386,3 @@ def test_many_quick_crashes_take_no_innocent_with_them() -> None:
     assert contain(leave_at_odd, cut(40, 1), 2, Limits(5.0, 2**30)) == [
         ([item], lost if item % 2 else [item]) for item in range(40)
     ]
-
-
-# Which engine it is.
-
-
-def test_local_is_this_machine() -> None:
-    with open_engine(make_run(jobs=3)) as engine:
-        assert engine == LocalEngine(3)
-
-
-def test_ray_that_is_not_installed_is_a_fault_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "imagepipe.core.cluster", raising=False)
-    monkeypatch.setitem(sys.modules, "ray", None)
-    message = (
-        r"^run\.engine is ray, but the package ray is not installed; install imagepipe\[ray\], or set run\.engine to "
-        r"local\.$"
-    )
-    with pytest.raises(EnvironmentFault, match=message), open_engine(make_run(engine="ray")):
-        pass

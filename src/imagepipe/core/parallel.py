@@ -1,7 +1,7 @@
 """Who does the work: chunks go to processes, results come in order, memory stays bounded.
 
-`Engine` is what callers know. `LocalEngine` uses the processes of this machine, core/cluster.py those of a Ray cluster;
-which of them it is changes no result.
+`Engine` is what callers know, and core/engines.py opens one. `LocalEngine` uses the processes of this machine,
+core/cluster.py those of a Ray cluster; which of them it is changes no result.
 """
 
 import multiprocessing
@@ -27,7 +27,6 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 import imagepipe
 from imagepipe.core.errors import EnvironmentFault
-from imagepipe.core.run import RunParams, count_jobs
 
 Item = TypeVar("Item")
 Chunk = TypeVar("Chunk", bound=Sized)
@@ -45,7 +44,6 @@ WORKER_DIED = (
     "A worker process was ended from outside, most likely because memory is short. Run it again with fewer run.jobs "
     "in params.yaml; 1 needs least memory."
 )
-NO_RAY = "run.engine is ray, but the package ray is not installed; install imagepipe[ray], or set run.engine to local."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +95,6 @@ class Engine(Protocol):
         Raises EnvironmentFault where the processes die without work.
         """
         ...
-
-
-@contextmanager
-def open_engine(run: RunParams) -> Generator[Engine]:
-    """The engine that `run.engine` names; raises EnvironmentFault where it cannot be had."""
-    if run.engine == "local":
-        start_fork_server()
-        yield LocalEngine(count_jobs(run))
-        return
-    try:
-        from imagepipe.core.cluster import open_cluster
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise EnvironmentFault(NO_RAY) from error
-    with open_cluster(run) as engine:
-        yield engine
 
 
 def start_fork_server() -> None:
