@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar, overload
@@ -145,6 +146,10 @@ def crash_at_multiples_of_5(items: Sequence[int]) -> list[int]:
     return square(items)
 
 
+def leave_with_255(_: Sequence[int]) -> list[int]:
+    os._exit(parallel.UNKNOWN_EXIT)
+
+
 def leave_at_3(items: Sequence[int]) -> list[int]:
     if 3 in items:
         os._exit(7)
@@ -273,6 +278,24 @@ def test_a_process_that_leaves_is_lost() -> None:
         ([4], [16]),
         ([5], [25]),
     ]
+
+
+def leave_unclearly_at_first(items: Sequence[int], trace: Path) -> list[int]:
+    """Ends with 255, which may stand for anything, the first times, and then with 7."""
+    if 3 in items:
+        with trace.open("a") as file:
+            file.write("x")
+        os._exit(7 if trace.stat().st_size > parallel.TRIES else parallel.UNKNOWN_EXIT)
+    return square(items)
+
+
+def test_a_process_that_ended_nobody_knows_how_is_asked_again(tmp_path: Path) -> None:
+    work = partial(leave_unclearly_at_first, trace=tmp_path / "trace")
+    assert contain(work, [range(3, 4)], 1) == [([3], Lost("its process ended with exit code 7"))]
+
+
+def test_a_process_that_always_ends_so_is_lost() -> None:
+    assert contain(leave_with_255, [range(3, 4)], 1) == [([3], Lost("its process ended with exit code 255"))]
 
 
 def test_only_what_hangs_is_lost() -> None:

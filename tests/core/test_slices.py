@@ -25,7 +25,7 @@ def test_a_file_of_another_length_has_changed(tmp_path: Path, length: int) -> No
 @pytest.mark.parametrize(("offset", "length"), [(8, 3), (20, 1)])
 def test_a_piece_that_is_not_there_was_cut(tmp_path: Path, offset: int, length: int) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
-    with pytest.raises(OSError, match="x ends inside this file: it was cut since it was fetched"):
+    with pytest.raises(OSError, match="x ends inside this file: it was cut since it was written"):
         FileSlice(tmp_path / "x", offset, length).read()
 
 

@@ -36,6 +36,7 @@ FEW = 4000  # items below which starting worker processes costs more than it sav
 IDLE = 60  # seconds that processes for trusted work wait for more of it, since starting them takes one or two
 AHEAD = 3  # chunks in flight for each worker: enough to keep it busy, few enough to keep memory flat
 TRIES = 3  # with pools that break although their work is still to be done
+UNKNOWN_EXIT = 255  # what Python's forkserver says where another thread has asked first, too
 NO_WORKERS = (
     "The worker processes ended before they had begun. Is memory short, or does the program that called this lack "
     '`if __name__ == "__main__":`? Mend that and run it again; with run.jobs at 1 it needs least memory.'
@@ -241,15 +242,17 @@ def run_alone(function: Callable[[Sequence[Item]], Result], limits: Limits, item
 
     Where a worker dies just after it took its next chunk, the pool may still believe that it held the one before: only
     here is it certain which item it was. Where the pool has not even heard that the work began, it breaks, and is
-    asked again.
+    asked again; so it is where it did not learn how the process ended: the same image has to give the same reason.
     """
-    for _ in range(TRIES):
+    for left in reversed(range(TRIES)):
         with open_pool(function, 1, limits) as pool:
             try:
                 return start_chunk(pool, function, limits, [item]).result()
             except TookTooLong:
                 return Lost(f"took longer than {limits.seconds:g} s and was ended")
             except ProcessExpired as error:
+                if error.exitcode == UNKNOWN_EXIT and left:
+                    continue
                 return Lost(f"its process ended with {describe_exit(error.exitcode)}")
             except BrokenExecutor:
                 continue

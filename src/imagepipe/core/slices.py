@@ -36,7 +36,7 @@ class FileSlice:
             file.seek(self.offset)
             data = file.read(self.length)
         if self.offset and len(data) != self.length:  # a member of a tar, which begins after its header
-            raise OSError(f"{Path(self.path).name} ends inside this file: it was cut since it was fetched")
+            raise OSError(f"{Path(self.path).name} ends inside this file: it was cut since it was written")
         if not self.offset and not size == len(data) == self.length:
             raise OSError(f"the file had {self.length} bytes and has {size} now: it changed while it was read")
         return data
