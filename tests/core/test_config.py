@@ -200,7 +200,7 @@ def test_says_to_quote_what_is_not_text(load: Load, find_line: Callable[[str], i
 def test_names_the_nearest_of_an_unknown_key(load: Load, find_line: Callable[[str], int]) -> None:
     message = refuse(load, "train", "  epochs: 20", "  epochs: 20\n  epoch: 20")
     line = find_line("  epochs:") + 1
-    assert f"params.yaml:{line}: train.epoch: unknown key; did you mean `epochs`? Known: augment," in message
+    assert f"params.yaml:{line}: train.epoch: unknown key; did you mean `epochs`? Known: adagrad," in message
 
 
 def test_names_the_nearest_of_an_unknown_key_in_a_section(load: Load, find_line: Callable[[str], int]) -> None:
@@ -230,7 +230,7 @@ def test_names_a_missing_section(load: Load) -> None:
         ("train", "  epochs: 20", "  epochs: true", "train.epochs: found true; expected a valid integer"),
         ("train", "  epochs: 20", "  epochs: 1e3", "train.epochs: found 1e3; expected a valid integer"),
         ("train", "  epochs: 20", "  epochs: 0", "train.epochs: found 0; expected greater than or equal to 1"),
-        ("train", "  batch_size: 64", "  batch_size: -1", "train.batch_size: found -1; expected greater"),
+        ("train", "  batch_size: 64", "  batch_size: -1", "train.batch_size: found -1; expected a whole"),
         ("train", "  lr: 0.01", "  lr: true", "train.lr: found true; expected a valid number"),
         ("train", "  lr: 0.01", "  lr: .nan", "train.lr: found .nan; expected a finite number"),
         ("train", "  lr: 0.01", "  lr: 1e400", "train.lr: found 1e400; expected a finite number"),
@@ -240,7 +240,7 @@ def test_names_a_missing_section(load: Load) -> None:
         ("train", "  shuffle: true", "  shuffle: yes", "train.shuffle: found yes; expected a valid boolean"),
         ("train", "  shuffle: true", "  shuffle: 1", "train.shuffle: found 1; expected a valid boolean"),
         ("train", "  optimizer: adamw", "  optimizer: sdg", "train.optimizer: found sdg; expected 'sgd', 'rmsprop',"),
-        ("train", "  device: cpu", "  device: cuda", "train.device: found cuda; expected 'cpu'"),
+        ("train", "  device: cpu", "  device: gpu", "train.device: found gpu; expected 'auto', 'cpu', 'cuda' or"),
         ("split", "  seed: 1", "  seed: -1", "split.seed: found -1; expected greater than or equal to 0"),
         ("split", "  seed: 1", "  seed: 1.5", "split.seed: found 1.5; expected a valid integer"),
         ("split", "  seed: 1", f"  seed: {2**63}", f"split.seed: found {2**63}; expected less than {2**63}"),
@@ -346,18 +346,14 @@ def test_accepts_any_other_source(load: Load, path: str) -> None:
     assert load("fetch", "  path: data/source", f"  path: {path}").path == path
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_names_both_of_an_incompatible_pair(load: Load, find_line: Callable[[str], int], optimizer: str) -> None:
-    changes = ("  optimizer: adamw", f"  optimizer: {optimizer}", "  momentum: 0.0", "  momentum: 0.9")
-    problem = (
-        f"train: momentum is 0.9 but optimizer `{optimizer}` takes none (it has its own averages); set momentum to 0"
-    )
-    assert f"params.yaml:{find_line('train:')}: {problem}" in refuse(load, "train", *changes)
+def test_names_both_of_an_incompatible_pair(load: Load, find_line: Callable[[str], int]) -> None:
+    problem = "train: warmup is 0.5 but schedule `onecycle` has a rise of its own (onecycle.pct_start); set warmup to 0"
+    assert f"params.yaml:{find_line('train:')}: {problem}" in refuse(load, "train", "  warmup: 0.0", "  warmup: 0.5")
 
 
-def test_accepts_a_momentum_that_is_used(load: Load) -> None:
-    changes = ("  optimizer: adamw", "  optimizer: sgd", "  momentum: 0.0", "  momentum: 0.9")
-    assert load("train", *changes).momentum == 0.9
+def test_accepts_one_of_the_pair_alone(load: Load) -> None:
+    changes = ("  schedule: onecycle", "  schedule: cosine", "  warmup: 0.0", "  warmup: 0.5")
+    assert load("train", *changes).warmup == 0.5
 
 
 def test_finds_the_deepest_part_that_the_file_has() -> None:

@@ -6,21 +6,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imagepipe.models import build_body
+from imagepipe.models.bodies import build_body
 
 Choices = Mapping[str, int | float | str]
 
 POOL: Choices = {"base": 16, "stem": "pool", "dropout": 0.0}
 STRIDE: Choices = {"base": 16, "stem": "stride", "dropout": 0.0}
+RESNET: Choices = {"width": 4, "blocks": 2, "dropout": 0.0}
 KINDS: list[tuple[str, Choices]] = [
     ("softmax", {}),
     ("mlp", {"hidden": 100}),
     ("simplenet", {}),
     ("cnn", POOL),
     ("cnn", STRIDE),
+    ("resnet_small", RESNET),
 ]
 kinds = pytest.mark.parametrize(
-    ("name", "choices"), KINDS, ids=["softmax", "mlp", "simplenet", "cnn-pool", "cnn-stride"]
+    ("name", "choices"), KINDS, ids=["softmax", "mlp", "simplenet", "cnn-pool", "cnn-stride", "resnet_small"]
 )
 
 

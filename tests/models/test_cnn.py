@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from imagepipe.core.errors import InputError
-from imagepipe.models import build_body
+from imagepipe.models.bodies import build_body
 from tests.models.made import POOL, STRIDE, Choices, build, make_images
 
 

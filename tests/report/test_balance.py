@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.utils.class_weight import compute_class_weight
 
 from imagepipe.core.config import load_section
 from imagepipe.core.errors import InputError
@@ -19,7 +18,6 @@ from imagepipe.report.balance import (
     BalanceParams,
     Counts,
     count_classes,
-    count_effective,
     find_majority,
     find_minority,
     list_violations,
@@ -32,8 +30,6 @@ from imagepipe.report.balance import (
     tabulate_classes,
     tabulate_counts,
     tabulate_splits,
-    weigh_balanced,
-    weigh_effective,
 )
 from imagepipe.report.plots import draw_balance
 from imagepipe.sources.idx import read_idx
@@ -142,41 +138,6 @@ def test_drift_is_the_same_both_ways_and_chi_square_grows_with_the_images(pairs:
     assert there.chi2 == pytest.approx(back.chi2)
     double = measure_drift({k: 2 * n for k, n in split.items()}, {k: 2 * n for k, n in train.items()})
     assert double.chi2 == pytest.approx(2 * there.chi2)
-
-
-def test_effective_numbers_by_hand() -> None:
-    assert count_effective(2, 4) == pytest.approx(1.75)  # β = 3/4: (1 - 9/16) / (1/4)
-    assert count_effective(1, 60_000) == 1
-    assert count_effective(0, 60_000) == 0
-    assert count_effective(1, 1) == 1
-    assert count_effective(10, 10**9) == pytest.approx(10)  # rare against the whole: nearly its own number
-
-
-@given(st.integers(1, 10_000), st.integers(1, 10_000))
-def test_effective_numbers_lie_between_one_and_the_images(images: int, others: int) -> None:
-    total = images + others
-    found = count_effective(images, total)
-    assert 1 - 1e-9 <= found <= images * (1 + 1e-9)
-    assert found < count_effective(images + 1, total)
-
-
-def test_weights_by_hand() -> None:
-    train = {"a": 2, "b": 1, "c": 1, "d": 0}
-    assert weigh_balanced(train) == pytest.approx({"a": 4 / 6, "b": 4 / 3, "c": 4 / 3})
-    # effective numbers 1.75, 1, 1: their inverses 4/7, 1, 1 have the mean 6/7
-    assert weigh_effective(train) == pytest.approx({"a": 2 / 3, "b": 7 / 6, "c": 7 / 6})
-
-
-@given(CLASS_COUNTS)
-def test_weights_have_the_mean_that_they_promise(counts: list[int]) -> None:
-    train = name_counts(counts)
-    balanced, effective = weigh_balanced(train), weigh_effective(train)
-    assert balanced.keys() == effective.keys() == {name for name, count in train.items() if count}
-    assert sum(train[name] * weight for name, weight in balanced.items()) == pytest.approx(sum(counts))
-    assert sum(effective.values()) / len(effective) == pytest.approx(1)
-    labels = np.repeat(np.arange(len(counts)), counts)
-    theirs = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
-    assert list(balanced.values()) == pytest.approx(theirs.tolist())
 
 
 def test_a_class_that_a_split_lacks_is_a_violation() -> None:

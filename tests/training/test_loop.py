@@ -1,6 +1,6 @@
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def run_fit(
     loaders = make_loaders(
         train,
         val,
-        batch_size=params.batch_size,
+        batch_size=len(cast("Sized", train)) if params.batch_size == "all" else params.batch_size,
         eval_batch_size=params.eval_batch_size,
         shuffle=params.shuffle,
         drop_last=params.drop_last,
@@ -133,7 +133,7 @@ def test_classes_that_can_be_told_apart_are_told_apart(model: Callable[[], nn.Mo
 def test_history_has_a_row_an_epoch_and_steps_have_a_row_an_update() -> None:
     result = run_fit(make_model(), make_shades(10), make_shades(5), make_params(epochs=3, batch_size=4, lr=0.25))
     assert [list(row) for row in result.history] == [
-        ["epoch", "updates", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+        ["epoch", "updates", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy"]
     ] * 3
     assert [(row["epoch"], row["updates"]) for row in result.history] == [(1, 3), (2, 6), (3, 9)]
     assert [list(row) for row in result.steps] == [["update", "epoch", "loss", "lr"]] * 9
@@ -181,11 +181,17 @@ def test_the_better_epoch_has_more_right_then_less_loss_then_came_earlier(
     accuracy: float, loss: float, better: bool
 ) -> None:
     best: Row = {"val_accuracy": 0.8, "val_loss": 0.5}
-    assert is_better({"val_accuracy": accuracy, "val_loss": loss}, best) is better
+    assert is_better({"val_accuracy": accuracy, "val_loss": loss}, best, "val_accuracy") is better
+
+
+def test_the_loss_is_better_where_it_is_lower() -> None:
+    best: Row = {"val_accuracy": 0.8, "val_loss": 0.5}
+    assert is_better({"val_accuracy": 0.1, "val_loss": 0.4}, best, "val_loss")
+    assert not is_better({"val_accuracy": 0.9, "val_loss": 0.5}, best, "val_loss")
 
 
 def test_the_first_epoch_is_better_than_none() -> None:
-    assert is_better({"val_accuracy": 0.0, "val_loss": 9.0}, {})
+    assert is_better({"val_accuracy": 0.0, "val_loss": 9.0}, {}, "val_accuracy")
 
 
 def test_the_last_weights_are_kept_where_the_params_say_so() -> None:
@@ -210,6 +216,68 @@ def test_the_best_weights_are_those_of_the_best_epoch_and_not_of_the_last() -> N
     assert result.kept["epoch"] == 1
     assert same_weights(result.kept_weights, weights[0])
     assert not same_weights(result.kept_weights, copy_weights(model))
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_are_there() -> None:
+    """Two of three of class 0 and the one of class 2 are right; of class 1 there is none."""
+    logits = [[9.0, 0.0, 0.0], [9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]]
+    loader: DataLoader[Any] = DataLoader(TensorDataset(Tensor(logits), torch.tensor([0, 0, 0, 2])), 3)
+    score = measure(nn.Identity(), loader)
+    assert score.accuracy == pytest.approx(3 / 4)
+    assert score.balanced_accuracy == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_training_stops_when_patience_ends() -> None:
+    """Val's labels are the wrong way round, so no epoch is better than the first."""
+    params = make_params(epochs=9, lr=0.02, patience=3)
+    result = run_fit(make_model(), make_shades(20), make_shades(10, flipped=True), params)
+    assert len(result.history) == 4
+    assert result.kept["epoch"] == result.best["epoch"] == 1
+
+
+def test_the_best_epoch_is_reported_where_the_last_is_kept() -> None:
+    params = make_params(epochs=4, lr=0.02, keep="last")
+    result = run_fit(make_model(), make_shades(20), make_shades(10, flipped=True), params)
+    assert (result.best["epoch"], result.kept["epoch"]) == (1, 4)
+
+
+def test_long_gradients_are_shortened() -> None:
+    """One update at a rate of 1 moves the weights by the norm that is left."""
+    model, params = make_model(), make_params(epochs=1, batch_size=20, lr=1.0, clip_norm=0.001)
+    before = copy_weights(model)
+    run_fit(model, make_shades(20), make_shades(6), params)
+    moved = [(model.state_dict()[name] - tensor).flatten() for name, tensor in before.items()]
+    assert torch.cat(moved).norm().item() == pytest.approx(0.001, rel=1e-3)
+
+
+def test_averaged_weights_by_hand() -> None:
+    """Three updates of one batch each: the first is taken as it is, then 0.75 of the average and 0.25 of the new."""
+    seen: list[Tensor] = []
+    run_fit(
+        model := make_model(),
+        make_shades(20),
+        make_shades(6),
+        make_params(epochs=3, batch_size=20, keep="last"),
+        on_epoch=lambda so_far: seen.append(copy_weights(model)["body.1.weight"]),
+    )
+    result = run_fit(
+        make_model(),
+        make_shades(20),
+        make_shades(6),
+        make_params(epochs=3, batch_size=20, keep="last", ema_decay=0.75),
+    )
+    expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    assert torch.allclose(result.kept_weights["body.1.weight"], expected, atol=1e-7)
+
+
+def test_lower_precision_changes_the_steps_and_keeps_the_weights_in_float32() -> None:
+    full, half = (
+        run_fit(make_cnn(0.0), make_shades(20), make_shades(6), make_params(precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    assert full.steps[0]["loss"] != half.steps[0]["loss"]
+    assert half.steps[0]["loss"] == pytest.approx(full.steps[0]["loss"], rel=0.02)
+    assert {tensor.dtype for tensor in half.kept_weights.values()} <= {torch.float32, torch.int64}
 
 
 def make_gap(position: int) -> TensorDataset:
@@ -251,7 +319,7 @@ def test_weights_that_the_last_update_spoiled_are_found_when_they_are_measured()
 def test_without_val_no_epoch_could_be_chosen() -> None:
     params, train = make_params(), make_shades(4)
     loaders = make_loaders(train, batch_size=2)
-    with Progress(1, 1) as progress, pytest.raises(InputError, match="no val loader: the best epoch is chosen by val"):
+    with Progress(1, 1) as progress, pytest.raises(InputError, match="no val loader: the best epoch is chosen by what"):
         fit(make_model(), loaders, loaders.train, params, progress, lambda so_far: None)
 
 

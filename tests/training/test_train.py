@@ -99,7 +99,13 @@ def test_metrics_are_those_of_the_best_epoch_on_all_of_train_and_val(made: Path)
     for split in ("train", "val"):
         dataset = ManifestDataset(made / f"{split}.csv", made / "images")
         score = measure(model, make_eval_loader(dataset, 3))
-        assert metrics[split] == pytest.approx({"loss": score.loss, "accuracy": score.accuracy}, abs=1e-6)
+        assert (metrics[split]["loss"], metrics[split]["accuracy"]) == pytest.approx(
+            (score.loss, score.accuracy), abs=1e-6
+        )
+    assert metrics["val"]["balanced_accuracy"] == pytest.approx(score.balanced_accuracy, abs=1e-6)
+    assert metrics["gap"] == pytest.approx(metrics["train"]["accuracy"] - metrics["val"]["accuracy"], abs=1e-6)
+    assert metrics["best"] == {"epoch": metrics["kept_epoch"], "val_accuracy": metrics["val"]["accuracy"]}
+    assert metrics["last"]["val_accuracy"] == pytest.approx(history["val_accuracy"].iloc[-1], abs=1e-6)
     assert best["val_loss"] == pytest.approx(metrics["val"]["loss"], abs=1e-6)
     assert (metrics["epochs"], metrics["updates"]) == (4, 12)
     assert metrics["weights"] == 64 * 3 + 3
@@ -389,3 +395,58 @@ def test_one_class_alone_is_refused_before_training(made: Path) -> None:
 def test_batches_of_one_that_batch_norm_cannot_take_are_refused(made: Path) -> None:
     with pytest.raises(InputError, match=r"train\.batch_size: 1 leaves a last batch of one"):
         run(made, model="cnn", cnn=CNN, batch_size=1)
+
+
+def test_all_train_images_in_one_batch(made: Path) -> None:
+    run(made, epochs=3, batch_size="all")
+    history = pd.read_csv(made / "run" / "reports" / "history.csv")
+    assert history["updates"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("imbalance", ["class_weights", "weighted_sampler", "focal"])
+def test_each_remedy_for_imbalance_changes_the_model_and_repeats(made: Path, imbalance: str) -> None:
+    """The classes of train become 6, 3 and 3 images."""
+    rows = pd.read_csv(made / "train.csv", dtype=str, keep_default_na=False)
+    classes = json.loads((made / "dataset.json").read_bytes())["classes"]
+    labels = [0] * 6 + [1] * 3 + [2] * 3
+    edit_manifest(made, "train", label=labels, **{"class": [classes[label] for label in labels]})
+    info = json.loads((made / "dataset.json").read_bytes())
+    info["counts"]["train"] = dict(zip(classes, (6, 3, 3), strict=True))
+    (made / "dataset.json").write_text(json.dumps(info))
+    assert len(rows) == 12
+    for name, chosen in (("plain", "none"), ("one", imbalance), ("other", imbalance)):
+        run(made, name, imbalance=chosen)
+    plain, one, other = (read_outputs(made, name) for name in ("plain", "one", "other"))
+    assert one == other
+    assert one["model.safetensors"] != plain["model.safetensors"]
+    assert json.loads(one["metrics.json"])["baseline"]["val_accuracy"] == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_two_remedies_at_once_give_a_warning(made: Path) -> None:
+    message = (
+        r"train\.imbalance is class_weights and train\.loss is focal: two remedies at once make rare classes count too"
+    )
+    with pytest.warns(UserWarning, match=message):
+        run(made, imbalance="class_weights", loss="focal")
+
+
+def test_patience_reaches_the_report(made: Path) -> None:
+    run(made, epochs=50, patience=1, lr=1e-30)
+    assert json.loads(read_outputs(made)["metrics.json"])["epochs"] == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_learns_what_the_processor_learns(made: Path) -> None:
+    processor, gpu = (run(made, device, device=device) for device in ("cpu", "cuda"))
+    assert gpu.train.loss == pytest.approx(processor.train.loss, abs=1e-3)
+
+
+def test_weights_of_another_run_can_be_taken_up_and_frozen(made: Path) -> None:
+    """The first run's body is left as it is; its last layer is trained on."""
+    run(made, "first", model="mlp")
+    path = str(made / "first" / "model.safetensors")
+    second = run(made, "second", model="mlp", pretrained=path, freeze="body", epochs=1)
+    assert second.notes == ["pretrained: 4 of 4 tensors of the model were loaded"]
+    first, after = (load_classifier(made / name / "model.safetensors").state_dict() for name in ("first", "second"))
+    assert torch.equal(first["body.1.weight"], after["body.1.weight"])
+    assert not torch.equal(first["body.3.weight"], after["body.3.weight"])

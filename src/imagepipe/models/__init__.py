@@ -1,32 +1,18 @@
-"""[torch] Models by name. To add one: a function or class in a file here, and one line in MODELS.
+"""Networks by name, and the model file that holds one with its classes ([torch] inside its one function)."""
 
-Each entry takes (channels, height, width, classes) and its own choices, and returns a module from float32
-(B, channels, height, width) to logits (B, classes).
-"""
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from collections.abc import Callable, Mapping
-
-from torch import nn
-
-from imagepipe.core.errors import InputError, suggest_name
-from imagepipe.models.cnn import Cnn
-from imagepipe.models.linear import Mlp, SimpleNet, Softmax
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "softmax": Softmax,
-    "mlp": Mlp,
-    "simplenet": SimpleNet,
-    "cnn": Cnn,
-}
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def build_body(
-    name: str, channels: int, height: int, width: int, classes: int, choices: Mapping[str, int | float | str]
-) -> nn.Module:
-    """The network called `name`, with PyTorch's own initialisation from the global generator as it stands.
+def load_model(path: Path | str) -> "tuple[nn.Module, list[str]]":
+    """The model in a file of the train stage, in evaluation mode, and the names of its classes.
 
-    Raises InputError for an unknown name, or an image that is too small for the network.
+    It takes uint8 images (B, C, H, W) and gives logits (B, classes). Raises InputError where the file cannot be used.
     """
-    if name not in MODELS:
-        raise InputError(f"train.model: unknown model `{name}`; {suggest_name(name, MODELS)}.")
-    return MODELS[name](channels, height, width, classes, **choices)
+    from imagepipe.models.classifier import load_classifier  # torch takes a second to import
+
+    model = load_classifier(Path(path))
+    return model, model.info.classes

@@ -5,8 +5,9 @@ is safetensors with one metadata key, `imagepipe`, of sorted JSON; nothing in it
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import safetensors
 import safetensors.torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import write_bytes
 from imagepipe.core.manifest import ImageInfo
-from imagepipe.models import build_body
+from imagepipe.models.bodies import build_body
 
 METADATA_KEY = "imagepipe"
 
@@ -48,19 +49,29 @@ class ModelInfo(BaseModel):
 
 
 class Classifier(nn.Module):
-    """uint8 images (B, C, H, W) in, logits float32 (B, classes) out."""
+    """uint8 images (B, C, H, W) in, logits float32 (B, classes) out.
+
+    Modules in `frozen` stay in evaluation mode while the rest trains.
+    """
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__()
         image = info.image
         mean, std = choose_normalisation(info)
         self.info = info
+        self.frozen: Sequence[nn.Module] = ()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1) * 255)
         self.body = build_body(info.model, image.channels, image.height, image.width, len(info.classes), info.choices)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(self.normalise(images))
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def normalise(self, images: Tensor) -> Tensor:
         """float32 images as the body wants them; raises InputError for another shape or type than the model's."""

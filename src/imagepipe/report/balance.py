@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from imagepipe.core.class_weights import count_effective, weigh_balanced, weigh_effective
 from imagepipe.core.config import Params
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import replace_directory, write_csv, write_json, write_text
@@ -165,37 +166,6 @@ def measure_drift(classes: dict[str, int], train: dict[str, int]) -> Drift:
         p=float(test.pvalue),
         low_expected=int((test.expected_freq < LEAST_EXPECTED).sum()),
     )
-
-
-def count_effective(images: int, total: int) -> float:
-    """Effective number of a class's samples, (1 - β^n) / (1 - β): the more images, the less each of them adds.
-
-    β = (N - 1) / N with N = `total`, the images of the whole train split (Cui et al., Class-Balanced Loss Based on
-    Effective Number of Samples, CVPR 2019, arXiv:1901.05555; there N is the unknown volume of a class, and the choice
-    of train's size is ours). 1 for one image, almost n for a rare class, never above N.
-    """
-    beta = (total - 1) / total
-    return (1 - beta**images) / (1 - beta)
-
-
-def weigh_balanced(train: dict[str, int]) -> dict[str, float]:
-    """Inverse frequency, N / (k·n) for the k classes that have images, as scikit-learn's `class_weight="balanced"`.
-
-    The mean over images is 1. A class without images has no weight.
-    """
-    present = {name: count for name, count in train.items() if count}
-    return {name: sum(present.values()) / (len(present) * count) for name, count in present.items()}
-
-
-def weigh_effective(train: dict[str, int]) -> dict[str, float]:
-    """One over the effective number (`count_effective`), scaled so that the mean over classes is 1.
-
-    Gentler to frequent classes than `weigh_balanced`. A class without images has no weight.
-    """
-    total = sum(train.values())
-    inverse = {name: 1 / count_effective(count, total) for name, count in train.items() if count}
-    mean = sum(inverse.values()) / len(inverse)
-    return {name: value / mean for name, value in inverse.items()}
 
 
 def list_violations(filled: Counts, drifts: dict[str, Drift], params: BalanceParams) -> list[str]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.seeds import derive_seed
 from imagepipe.data.batches import Loaders
+from imagepipe.training.losses import make_loss
 from imagepipe.training.optimisers import make_optimiser, make_schedule
 from imagepipe.training.params import TrainParams
 from imagepipe.training.progress import Progress
@@ -21,18 +23,24 @@ Row = dict[str, int | float]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Cross-entropy (nats, mean over samples) and accuracy in [0, 1] over a whole loader, in evaluation mode."""
+    """How a model does on a whole loader, in evaluation mode: cross-entropy (nats, mean over samples), accuracy, and
+    the mean of the accuracies of the classes that are there (all in [0, 1] but the loss)."""
 
     loss: float
     accuracy: float
+    balanced_accuracy: float
 
 
 @dataclass(slots=True)
 class Fit:
-    """What a run leaves: a row an epoch, a row an update, and the weights of the epoch that `train.keep` names."""
+    """What a run leaves: a row an epoch, a row an update, and the weights of the epoch that `train.keep` names.
+
+    `best` is the row of the best epoch by `train.keep_by`, whichever is kept.
+    """
 
     history: list[Row] = field(default_factory=list[Row])
     steps: list[Row] = field(default_factory=list[Row])
+    best: Row = field(default_factory=dict[str, int | float])
     kept: Row = field(default_factory=dict[str, int | float])
     kept_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
@@ -44,8 +52,11 @@ def fit(
     params: TrainParams,
     progress: Progress,
     on_epoch: Callable[[Fit], None],
+    class_weights: Tensor | None = None,
 ) -> Fit:
-    """Train for `params.epochs` epochs; `on_epoch` is called after each with what there is so far.
+    """Train where the batches arrive, for `params.epochs` epochs or until `params.patience` of them were no better.
+
+    `on_epoch` is called after each with what there is so far. `class_weights` (classes,) go into the loss.
 
     After each epoch, train loss and accuracy are measured on `train_sample` just as val is: in evaluation mode, without
     shuffling, each image once. The global generator is left as it was.
@@ -53,10 +64,11 @@ def fit(
     Raises InputError where the loss is not a finite number.
     """
     if loaders.val is None:
-        raise InputError("no val loader: the best epoch is chosen by val accuracy.")
-    optimiser = make_optimiser(model.parameters(), params)
+        raise InputError("no val loader: the best epoch is chosen by what is measured on val.")
+    optimiser = make_optimiser(model, params)
     schedule = make_schedule(optimiser, params, params.epochs * len(loaders.train))
-    loss_function = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+    loss_function = make_loss(params, class_weights)
+    averaged = average_weights(model, params.ema_decay) if params.ema_decay else None
     result = Fit()
 
     with torch.random.fork_rng(devices=[]):
@@ -67,10 +79,15 @@ def fit(
             model.train()
 
             for images, labels in loaders.train:
-                loss = loss_function(model(images), labels)
+                with torch.autocast(images.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
+                    loss = loss_function(model(images), labels)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
+                if params.clip_norm:
+                    nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
                 optimiser.step()
+                if averaged is not None:
+                    averaged.update_parameters(model)
 
                 value, rate = loss.item(), optimiser.param_groups[0]["lr"]
                 check_finite(value, epoch, len(result.steps) % len(loaders.train) + 1, rate)
@@ -78,7 +95,8 @@ def fit(
                 result.steps.append({"update": len(result.steps) + 1, "epoch": epoch, "loss": value, "lr": rate})
                 progress.advance(len(labels), value)
 
-            train, val = measure(model, train_sample), measure(model, loaders.val)
+            trained = model if averaged is None else averaged.module
+            train, val = measure(trained, train_sample), measure(trained, loaders.val)
             check_finite(train.loss + val.loss, epoch, len(loaders.train), result.steps[-1]["lr"])
             row: Row = {
                 "epoch": epoch,
@@ -87,14 +105,25 @@ def fit(
                 "train_accuracy": train.accuracy,
                 "val_loss": val.loss,
                 "val_accuracy": val.accuracy,
+                "val_balanced_accuracy": val.balanced_accuracy,
             }
             result.history.append(row)
-            if params.keep == "last" or is_better(row, result.kept):
+            better = is_better(row, result.best, params.keep_by)
+            if better:
+                result.best = row
+            if better or params.keep == "last":
                 result.kept = row
-                result.kept_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+                result.kept_weights = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
             progress.finish_epoch(row)
             on_epoch(result)
+            if params.patience and epoch - result.best["epoch"] >= params.patience:
+                break
     return result
+
+
+def average_weights(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a model's weights and buffers; after the first update it is the model."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 @torch.no_grad()
@@ -104,18 +133,23 @@ def measure(model: nn.Module, loader: DataLoader[Any]) -> Score:
     Ties between logits go to the lowest class index.
     """
     model.eval()
-    loss, correct, count = 0.0, 0, 0
+    loss, correct, count = 0.0, torch.zeros(0), torch.zeros(0)
     for images, labels in loader:
         logits = model(images)
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(dim=1) == labels).sum())
-        count += len(labels)
-    return Score(loss / count, correct / count)
+        if not len(count):
+            correct, count = torch.zeros(2, logits.shape[1], dtype=torch.int64, device=logits.device)
+        right = labels[logits.argmax(dim=1) == labels]
+        correct += torch.bincount(right, minlength=len(count))
+        count += torch.bincount(labels, minlength=len(count))
+    images, there = int(count.sum()), count > 0
+    return Score(loss / images, int(correct.sum()) / images, float((correct[there] / count[there]).mean()))
 
 
-def is_better(row: Row, best: Row) -> bool:
-    """Higher val accuracy wins, then lower val loss, then the earlier epoch."""
-    return not best or (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
+def is_better(row: Row, best: Row, metric: str) -> bool:
+    """Whether `row` is better by `metric`: higher, or lower for the loss; then by val loss; then the earlier one is."""
+    sign = -1 if metric == "val_loss" else 1
+    return not best or (sign * row[metric], -row["val_loss"]) > (sign * best[metric], -best["val_loss"])
 
 
 def check_finite(loss: float, epoch: int, batch: int, rate: float) -> None:

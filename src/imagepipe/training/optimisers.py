@@ -1,38 +1,61 @@
 """[torch] Optimisers and learning-rate schedules by name. To add one: one line in its table."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn, optim
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from imagepipe.training.params import TrainParams
 
-OPTIMISERS: dict[str, Callable[[Iterable[nn.Parameter], TrainParams], optim.Optimizer]] = {
-    "sgd": lambda weights, params: optim.SGD(
-        weights, lr=params.lr, momentum=params.momentum, weight_decay=params.weight_decay
-    ),
-    "rmsprop": lambda weights, params: optim.RMSprop(
-        weights, lr=params.lr, momentum=params.momentum, weight_decay=params.weight_decay
-    ),
-    "adam": lambda weights, params: optim.Adam(weights, lr=params.lr, weight_decay=params.weight_decay),
-    "adamw": lambda weights, params: optim.AdamW(weights, lr=params.lr, weight_decay=params.weight_decay),
+# Called with groups of weights, each of which has its own weight decay.
+OPTIMISERS: dict[str, Callable[[list[dict[str, Any]], TrainParams], optim.Optimizer]] = {
+    "sgd": lambda groups, params: optim.SGD(groups, lr=params.lr, **params.sgd.model_dump()),
+    "rmsprop": lambda groups, params: optim.RMSprop(groups, lr=params.lr, **params.rmsprop.model_dump()),
+    "adagrad": lambda groups, params: optim.Adagrad(groups, lr=params.lr, **params.adagrad.model_dump()),
+    "adam": lambda groups, params: optim.Adam(groups, lr=params.lr, **params.adam.arguments),
+    "adamw": lambda groups, params: optim.AdamW(groups, lr=params.lr, **params.adam.arguments),
 }
 
-# One-cycle rises to `lr` over the first 30 % of all updates and falls to nearly 0 (Smith, Topin: Super-convergence,
-# arXiv:1708.07120); the momentum is left alone.
-SCHEDULES: dict[str, Callable[[optim.Optimizer, TrainParams, int], LRScheduler]] = {
-    "constant": lambda optimiser, params, updates: ConstantLR(optimiser, factor=1.0, total_iters=0),
-    "onecycle": lambda optimiser, params, updates: OneCycleLR(
-        optimiser, max_lr=params.lr, total_steps=updates, cycle_momentum=False
-    ),
+# What the learning rate is multiplied by, from the share of the updates after the warm-up that are done, 0 to below 1.
+FACTORS: dict[str, Callable[[float, TrainParams], float]] = {
+    "constant": lambda done, params: 1.0,
+    "step": lambda done, params: params.step.factor ** math.floor(done * params.step.steps),
+    # Half a cosine (Loshchilov, Hutter: SGDR, arXiv:1608.03983), without restarts.
+    "cosine": lambda done, params: params.cosine.end + (1 - params.cosine.end) * (1 + math.cos(math.pi * done)) / 2,
 }
 
 
-def make_optimiser(weights: Iterable[nn.Parameter], params: TrainParams) -> optim.Optimizer:
-    """The optimiser `train.optimizer` over `weights`."""
-    return OPTIMISERS[params.optimizer](weights, params)
+def make_optimiser(model: nn.Module, params: TrainParams) -> optim.Optimizer:
+    """The optimiser `train.optimizer` over the weights of `model` that are to be trained."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return OPTIMISERS[params.optimizer](group_weights(weights, params), params)
+
+
+def group_weights(weights: Sequence[nn.Parameter], params: TrainParams) -> list[dict[str, Any]]:
+    """All weights in one group; or those of one dimension, which norms and biases have, in a second without decay."""
+    if params.decay_norms_and_biases:
+        return [{"params": list(weights), "weight_decay": params.weight_decay}]
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": params.weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def make_schedule(optimiser: optim.Optimizer, params: TrainParams, updates: int) -> LRScheduler:
     """The schedule `train.schedule`, to be stepped after each of `updates` updates."""
-    return SCHEDULES[params.schedule](optimiser, params, updates)
+    if params.schedule == "onecycle":
+        # Smith, Topin: Super-convergence, arXiv:1708.07120; the momentum is left alone.
+        return OneCycleLR(
+            optimiser, max_lr=params.lr, total_steps=updates, cycle_momentum=False, **params.onecycle.model_dump()
+        )
+    warmup = round(params.warmup * updates)
+
+    def scale(update: int) -> float:
+        if update < warmup:
+            return (update + 1) / (warmup + 1)
+        return FACTORS[params.schedule]((update - warmup) / max(1, updates - warmup), params)
+
+    return LambdaLR(optimiser, scale)

@@ -1,7 +1,9 @@
 """[torch] The train stage: manifests and images in, a model file and its history out. The test split is never read."""
 
 import copy
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,10 @@ from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders
 from imagepipe.data.dataset import ManifestDataset, Transform
 from imagepipe.data.pixels import open_cache
 from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier, save_classifier
+from imagepipe.models.weights import freeze, load_pretrained
+from imagepipe.training.devices import find_device
+from imagepipe.training.diagnosis import suggest_remedy
+from imagepipe.training.imbalance import WeightedSampler, make_class_weights
 from imagepipe.training.loop import Fit, Row, Score, fit, measure
 from imagepipe.training.params import TrainParams
 from imagepipe.training.progress import Progress
@@ -26,12 +32,23 @@ from imagepipe.training.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The model of the epoch that is kept, and how it does on the whole train split and on val."""
+    """The model of the epoch that is kept, and how it does on the whole train split and on val.
+
+    `baseline` is the accuracy on val of always saying the class that is most frequent in train. `notes` say what became
+    of pretrained weights.
+    """
 
     model: Classifier
     kept: Row
     train: Score
     val: Score
+    baseline: float
+    notes: list[str]
+
+    @property
+    def suggestion(self) -> str:
+        """What to try next."""
+        return suggest_remedy(self.train.accuracy, self.val.accuracy, self.baseline)
 
 
 def train_model(
@@ -44,36 +61,43 @@ def train_model(
     """
     info = read_dataset_info(manifests_dir / "dataset.json")
     check_counts(info, manifests_dir)
+    warn_of_two_remedies(params)
     train, val = (open_split(manifests_dir, images_dir, split, info) for split in ("train", "val"))
+    device = find_device(params.device)
     model = build_classifier(describe_model(params, info, manifests_dir), derive_seed(params.seed, "weights"))
+    notes = load_pretrained(model, params.pretrained)
+    freeze(model, params.freeze)
     transform = make_transform(params.augment.transform)
-    options = LoaderOptions(jobs=count_jobs(run), cache=open_cache(run), workers=run.workers, device=params.device)
+    options = LoaderOptions(jobs=count_jobs(run), cache=open_cache(run), workers=run.workers, device=device)
     # The first loader: what it decodes is shared by the others, and by the images that go through a transform.
     whole_train = make_eval_loader(train, params.eval_batch_size, options)
     train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
+    batch_size = len(train) if params.batch_size == "all" else params.batch_size
     loaders = make_loaders(
         transform_dataset(train, transform),
         val,
-        batch_size=params.batch_size,
+        batch_size=batch_size,
         eval_batch_size=params.eval_batch_size,
         shuffle=params.shuffle,
         drop_last=params.drop_last,
         seed=params.seed,
+        sampler=WeightedSampler(train.labels, params.seed) if params.imbalance == "weighted_sampler" else None,
         augment=make_augmentation(params.augment, params.seed),
         options=options,
     )
 
-    check_last_batch(model, train, params)
-    seen = min(len(train), len(loaders.train) * params.batch_size)
-    with Progress(params.epochs, seen) as progress:
-        result = fit(model, loaders, train_sample, params, progress, lambda so_far: write_tables(so_far, reports_dir))
+    check_last_batch(model, train, batch_size, params.drop_last)
+    model.to(device)
+    weights = None
+    if params.imbalance == "class_weights":
+        weights = make_class_weights(info.counts["train"], info.classes).to(device)
+    write = partial(write_tables, reports_dir=reports_dir)
+    with Progress(params.epochs, min(len(train), len(loaders.train) * batch_size)) as progress:
+        result = fit(model, loaders, train_sample, params, progress, write, weights)
     model.load_state_dict(result.kept_weights)
-    trained = Trained(
-        model,
-        result.kept,
-        measure(model, whole_train),
-        Score(float(result.kept["val_loss"]), float(result.kept["val_accuracy"])),
-    )
+    kept = result.kept
+    on_val = Score(kept["val_loss"], kept["val_accuracy"], kept["val_balanced_accuracy"])
+    trained = Trained(model, kept, measure(model, whole_train), on_val, measure_baseline(info), notes)
     save_classifier(model, model_path)
     write_json(reports_dir / "metrics.json", summarise(trained, result))
     return trained
@@ -92,6 +116,22 @@ def check_counts(info: DatasetInfo, manifests_dir: Path) -> None:
             f"{manifests_dir}/train.csv: has images of {len(learnt)} class only ({', '.join(map(repr, learnt))}); a "
             "classifier needs two. Is the source read as it is meant (fetch.source, fetch.path, fetch.classes)?"
         )
+
+
+def warn_of_two_remedies(params: TrainParams) -> None:
+    """Warn where classes of unlike size are made up for twice."""
+    if params.imbalance in ("class_weights", "weighted_sampler") and params.loss == "focal":
+        warnings.warn(
+            f"train.imbalance is {params.imbalance} and train.loss is focal: two remedies at once make rare classes "
+            "count too much; one is enough",
+            stacklevel=2,
+        )
+
+
+def measure_baseline(info: DatasetInfo) -> float:
+    """The share of val that is of the class most frequent in train; of several, the first in the list of classes."""
+    train, val = info.counts["train"], info.counts["val"]
+    return val[max(info.classes, key=lambda name: train[name])] / sum(val.values())
 
 
 def open_split(manifests_dir: Path, images_dir: Path, split: str, info: DatasetInfo) -> ManifestDataset:
@@ -125,17 +165,17 @@ def describe_model(params: TrainParams, info: DatasetInfo, manifests_dir: Path) 
     )
 
 
-def check_last_batch(model: Classifier, train: ManifestDataset, params: TrainParams) -> None:
+def check_last_batch(model: Classifier, train: ManifestDataset, batch_size: int, drop_last: bool) -> None:
     """Raise InputError where a batch holds one image and the model's batch norm cannot train on one."""
-    ends_in_one = len(train) % params.batch_size == 1 and not params.drop_last
-    if params.batch_size > 1 and not ends_in_one:
+    ends_in_one = len(train) % batch_size == 1 and not drop_last
+    if batch_size > 1 and not ends_in_one:
         return
     image, _ = train[0]
     try:
         copy.deepcopy(model).train()(image[None])
     except ValueError as error:
         raise InputError(
-            f"train.batch_size: {params.batch_size} leaves a last batch of one of {len(train)} images, on which batch "
+            f"train.batch_size: {batch_size} leaves a last batch of one of {len(train)} images, on which batch "
             "norm cannot train; choose another size above 1, or set train.drop_last to true."
         ) from error
 
@@ -158,7 +198,16 @@ def summarise(trained: Trained, result: Fit) -> dict[str, object]:
     weights = sum(weight.numel() for weight in trained.model.parameters())
     return {
         "train": {"loss": trained.train.loss, "accuracy": trained.train.accuracy},
-        "val": {"loss": trained.val.loss, "accuracy": trained.val.accuracy},
+        "val": {
+            "loss": trained.val.loss,
+            "accuracy": trained.val.accuracy,
+            "balanced_accuracy": trained.val.balanced_accuracy,
+        },
+        "baseline": {"val_accuracy": trained.baseline},
+        "gap": trained.train.accuracy - trained.val.accuracy,
+        "suggestion": trained.suggestion,
+        "best": {"epoch": result.best["epoch"], "val_accuracy": result.best["val_accuracy"]},
+        "last": {"val_accuracy": result.history[-1]["val_accuracy"]},
         "kept_epoch": trained.kept["epoch"],
         "epochs": len(result.history),
         "updates": len(result.steps),

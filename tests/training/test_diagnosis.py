@@ -1,0 +1,20 @@
+import pytest
+
+from imagepipe.training.diagnosis import suggest_remedy
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "baseline", "beginning"),
+    [
+        (0.12, 0.11, 0.10, "val is hardly better than always saying the most frequent class"),
+        (1.00, 0.11, 0.10, "val is hardly better"),
+        (0.97, 0.96, 0.95, "val is hardly better"),
+        (0.70, 0.69, 0.10, "even train is not learnt (bias)"),
+        (0.70, 0.60, 0.10, "train is learnt by heart (variance)"),
+        (1.00, 0.90, 0.10, "train is learnt by heart (variance)"),
+        (0.99, 0.98, 0.10, "train and val are close, and both are good"),
+        (0.90, 0.95, 0.10, "train and val are close, and both are good"),
+    ],
+)
+def test_what_is_suggested(train: float, val: float, baseline: float, beginning: str) -> None:
+    assert suggest_remedy(train, val, baseline).startswith(beginning)
