@@ -18,7 +18,6 @@ from imagepipe.report.balance import (
     BalanceParams,
     Counts,
     count_classes,
-    find_majority,
     find_minority,
     list_violations,
     measure_balance,
@@ -77,10 +76,6 @@ def test_one_class_alone_has_no_evenness() -> None:
 
 def test_the_baseline_answers_what_is_most_frequent_in_train() -> None:
     assert measure_balance({"a": 1, "b": 3}, "a").majority_baseline == 0.25
-
-
-def test_majority_ties_go_to_the_first_class() -> None:
-    assert find_majority({"b": 2, "a": 2, "c": 1}) == "b"
 
 
 def test_the_minority_has_images() -> None:

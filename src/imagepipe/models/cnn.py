@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from imagepipe.core.errors import InputError
+from imagepipe.models.sizes import check_least_size
 
 SMALLEST = 8  # pixels: the sides are halved three times
 
@@ -24,11 +24,7 @@ class Cnn(nn.Module):
         self, channels: int, height: int, width: int, classes: int, base: int, stem: str, dropout: float
     ) -> None:
         super().__init__()
-        if min(height, width) < SMALLEST:
-            raise InputError(
-                f"train.model: `cnn` needs at least {SMALLEST}×{SMALLEST} pixels, the images are {width}×{height}; "
-                "use `mlp` or another."
-            )
+        check_least_size("cnn", SMALLEST, height, width)
         if stem == "stride":
             first = [nn.Conv2d(channels, base, 5, stride=2, padding=2, bias=False)]
             height, width = -(-height // 2), -(-width // 2)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from imagepipe.core.errors import InputError
+from imagepipe.models.sizes import check_least_size
 
 SMALLEST = 8  # pixels: the sides are halved twice, and the 3×3 convolutions should still see neighbours
 
@@ -20,11 +20,7 @@ class ResnetSmall(nn.Module):
         self, channels: int, height: int, width_pixels: int, classes: int, width: int, blocks: int, dropout: float
     ) -> None:
         super().__init__()
-        if min(height, width_pixels) < SMALLEST:
-            raise InputError(
-                f"train.model: `resnet_small` needs at least {SMALLEST}×{SMALLEST} pixels, the images are "
-                f"{width_pixels}×{height}; use `mlp` or another."
-            )
+        check_least_size("resnet_small", SMALLEST, height, width_pixels)
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from imagepipe.core.class_weights import count_effective, weigh_balanced, weigh_effective
+from imagepipe.core.class_counts import count_effective, find_majority, weigh_balanced, weigh_effective
 from imagepipe.core.config import Params
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import replace_directory, write_csv, write_json, write_text
@@ -117,11 +117,6 @@ def count_classes(manifests_dir: Path, info: DatasetInfo) -> Counts:
     if not sum(counts["train"].values()):
         raise InputError(f"{manifests_dir}/train.csv: the train split is empty; raise split.fractions.train.")
     return counts
-
-
-def find_majority(classes: dict[str, int]) -> str:
-    """The most frequent class; the first in class order where several are."""
-    return max(classes, key=lambda name: classes[name])
 
 
 def find_minority(classes: dict[str, int]) -> str:

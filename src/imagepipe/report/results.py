@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from imagepipe.core.class_counts import find_majority
 from imagepipe.core.files import replace_directory, write_csv, write_json
 from imagepipe.core.slices import list_image_files
 from imagepipe.core.tables import read_text_table
@@ -18,7 +19,6 @@ from imagepipe.evaluation.metrics import (
 )
 from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.evaluation.predictions import read_predictions
-from imagepipe.report.balance import find_majority
 from imagepipe.report.plots import caption_prediction, draw_confusion, draw_curves, draw_grid
 
 Metrics = dict[str, dict[str, int | float]]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from imagepipe.core.class_weights import weigh_balanced
+from imagepipe.core.class_counts import weigh_balanced
 from imagepipe.core.seeds import derive_seed, draw_uniform
 
 

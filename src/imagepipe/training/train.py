@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from imagepipe.core.class_counts import find_majority
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import write_csv, write_json
 from imagepipe.core.hashes import hash_file
@@ -131,7 +132,7 @@ def warn_of_two_remedies(params: TrainParams) -> None:
 def measure_baseline(info: DatasetInfo) -> float:
     """The share of val that is of the class most frequent in train; of several, the first in the list of classes."""
     train, val = info.counts["train"], info.counts["val"]
-    return val[max(info.classes, key=lambda name: train[name])] / sum(val.values())
+    return val[find_majority({name: train[name] for name in info.classes})] / sum(val.values())
 
 
 def open_split(manifests_dir: Path, images_dir: Path, split: str, info: DatasetInfo) -> ManifestDataset:

@@ -1,4 +1,9 @@
-"""What to weigh classes by that have unlike numbers of images."""
+"""What the numbers of images of the classes say: which has most, and what to weigh them by."""
+
+
+def find_majority(classes: dict[str, int]) -> str:
+    """The most frequent class; the first in class order where several are."""
+    return max(classes, key=lambda name: classes[name])
 
 
 def count_effective(images: int, total: int) -> float:
@@ -18,7 +23,8 @@ def weigh_balanced(train: dict[str, int]) -> dict[str, float]:
     The mean over images is 1. A class without images has no weight.
     """
     present = {name: count for name, count in train.items() if count}
-    return {name: sum(present.values()) / (len(present) * count) for name, count in present.items()}
+    total = sum(present.values())
+    return {name: total / (len(present) * count) for name, count in present.items()}
 
 
 def weigh_effective(train: dict[str, int]) -> dict[str, float]:

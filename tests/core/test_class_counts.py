@@ -4,7 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight  # pyright: ignore[reportUnknownVariableType]
 
-from imagepipe.core.class_weights import count_effective, weigh_balanced, weigh_effective
+from imagepipe.core.class_counts import count_effective, find_majority, weigh_balanced, weigh_effective
+
+
+def test_majority_ties_go_to_the_first_class() -> None:
+    assert find_majority({"b": 2, "a": 2, "c": 1}) == "b"
 
 
 def test_effective_numbers_by_hand() -> None:
