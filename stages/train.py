@@ -17,16 +17,27 @@ from imagepipe.core.config import load_section
 from imagepipe.core.run import load_run_params
 from imagepipe.core.stage import run_stage
 from imagepipe.models.runtime import fix_arithmetic
+from imagepipe.training.devices import find_device
+from imagepipe.training.group import is_launched, join_group, launch, report_failure
 from imagepipe.training.params import TrainParams
-from imagepipe.training.train import train_model
+from imagepipe.training.train import Trained, train_model
 
 
 def main(manifests_dir: Path, images_dir: Path, model_path: Path, reports_dir: Path) -> None:
     params, run = load_section("train", TrainParams), load_run_params()
-    fix_arithmetic(params.threads)
-    trained = train_model(manifests_dir, images_dir, params, run, model_path, reports_dir)
+    if params.processes > 1 and not is_launched():
+        launch(params.processes, [sys.executable, *sys.argv])
+        return
+    with report_failure(), join_group(params.processes, find_device(params.device)) as group:
+        fix_arithmetic(params.threads)
+        trained = train_model(manifests_dir, images_dir, params, run, model_path, reports_dir, group)
+        if group.leads:
+            describe(trained, params.epochs)
+
+
+def describe(trained: Trained, epochs: int) -> None:
     print(
-        f"train: epoch {trained.kept['epoch']} of {params.epochs} is kept: "
+        f"train: epoch {trained.kept['epoch']} of {epochs} is kept: "
         f"train accuracy {100 * trained.train.accuracy:.2f} %, val accuracy {100 * trained.val.accuracy:.2f} % "
         f"(always the most frequent class: {100 * trained.baseline:.2f} %)"
     )

@@ -17,5 +17,6 @@ def make_run(**changes: Any) -> RunParams:
         "cache": "on",
         "cache_gigabytes": 50,
         "memory_gigabytes": 4,
+        "checkpoint_minutes": 5,
     }
     return RunParams(**values | changes)

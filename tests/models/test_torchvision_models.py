@@ -98,8 +98,8 @@ def test_the_least_size_trains(name: str) -> None:
     assert body(make_images(2, 3, side, side)).shape == (2, 7)
 
     head = find_head(body)
-    # A vision transformer's starts at 0, and lets no gradient through; behind that of a SqueezeNet stands a ReLU, through
-    # which none goes where all logits are negative.
+    # A vision transformer's starts at 0, and lets no gradient through; nor does the ReLU behind that of a SqueezeNet
+    # where all logits are negative.
     nn.init.uniform_(head.get_parameter("weight"), generator=torch.Generator().manual_seed(0))
     side = side if side > 1 else 32  # of one pixel little gradient may be left
     nn.functional.cross_entropy(body(make_images(2, 3, side, side)), torch.tensor([0, 6])).backward()

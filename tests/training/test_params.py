@@ -18,6 +18,7 @@ VALUES: dict[str, Any] = {
     "torchvision": {"dropout": 0.0},
     "timm": {"dropout": 0.0},
     "pretrained": "none",
+    "pretrained_sha256": "",
     "freeze": "nothing",
     "normalize": "unit",
     "epochs": 2,
@@ -52,6 +53,8 @@ VALUES: dict[str, Any] = {
     "seed": 1,
     "device": "cpu",
     "precision": "float32",
+    "compile": False,
+    "processes": 1,
     "threads": 1,
 }
 

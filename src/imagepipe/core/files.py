@@ -49,15 +49,16 @@ def report_write_errors(path: Path) -> Generator[None]:
         ) from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
     """Write `data` to `path` at once: temporary in the same folder, fsync, rename, fsync of the folder.
 
-    Raises EnvironmentFault where the system refuses (disk full, read-only, permission).
+    Without `durable` nothing is fsynced: for what is written anew soon, or whose damage after a power loss would be
+    noticed. Raises EnvironmentFault where the system refuses (disk full, read-only, permission).
     """
-    write_blocks(path, [data])
+    write_blocks(path, [data], durable)
 
 
-def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
+def write_blocks(path: Path, blocks: Iterable[bytes], durable: bool = True) -> None:
     """As `write_bytes`, for what is made piece by piece, so that it need not be in memory at once."""
     with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,18 +69,20 @@ def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
                 for block in blocks:
                     file.write(block)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Write UTF-8 with the line endings that `text` has."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), durable)
 
 
 def round_numbers(value: Any, digits: int) -> Any:
@@ -95,15 +98,15 @@ def round_numbers(value: Any, digits: int) -> Any:
     return value
 
 
-def write_json(path: Path, value: Any, digits: int = 6) -> None:
+def write_json(path: Path, value: Any, digits: int = 6, durable: bool = True) -> None:
     """Write `value` as JSON with sorted keys, floats rounded to `digits` decimals, no NaN, a final newline."""
-    rounded = round_numbers(value, digits)
-    write_text(path, json.dumps(rounded, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(round_numbers(value, digits), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + "\n", durable)
 
 
-def write_csv(path: Path, table: pd.DataFrame, rows: NDArray[np.int64] | None = None) -> None:
+def write_csv(path: Path, table: pd.DataFrame, rows: NDArray[np.int64] | None = None, durable: bool = True) -> None:
     """Write the table as UTF-8 CSV with a header and LF, without the index; or its rows at the positions `rows`."""
-    write_blocks(path, format_csv(table, np.arange(len(table)) if rows is None else rows))
+    write_blocks(path, format_csv(table, np.arange(len(table)) if rows is None else rows), durable)
 
 
 def format_csv(table: pd.DataFrame, rows: NDArray[np.int64]) -> Generator[bytes]:

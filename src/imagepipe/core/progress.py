@@ -20,8 +20,8 @@ class RateColumn(bars.ProgressColumn):
         return Text(f"{speed:,.0f} images/s" if speed else "")
 
 
-def make_bar() -> bars.Progress:
-    """A bar on stdout that is wiped at its end; it stays away where stdout is no terminal."""
+def make_bar(shown: bool = True) -> bars.Progress:
+    """A bar on stdout that is wiped at its end; it stays away where stdout is no terminal, or it is not to be shown."""
     return bars.Progress(
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
@@ -29,7 +29,7 @@ def make_bar() -> bars.Progress:
         RateColumn(),
         bars.TimeRemainingColumn(),
         transient=True,
-        disable=not sys.stdout.isatty(),
+        disable=not (shown and sys.stdout.isatty()),
     )
 
 

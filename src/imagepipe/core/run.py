@@ -23,6 +23,7 @@ class RunParams(Params):
     cache: Literal["on", "off"]
     cache_gigabytes: Annotated[float, Field(gt=0)]
     memory_gigabytes: Annotated[float, Field(ge=0)]
+    checkpoint_minutes: Annotated[float, Field(ge=0)]
 
 
 def load_run_params() -> RunParams:
@@ -36,6 +37,9 @@ def count_jobs(run: RunParams) -> int:
 
 
 def find_cache_root(run: RunParams) -> Path:
-    """Where downloads and decoded pixels live: `IMAGEPIPE_CACHE`, `run.cache_dir`, or the user's cache folder."""
+    """Where downloads, decoded pixels and checkpoints live.
+
+    `IMAGEPIPE_CACHE` goes before `run.cache_dir`, and that before the user's cache folder.
+    """
     named = os.environ.get("IMAGEPIPE_CACHE") or run.cache_dir
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("imagepipe"))

@@ -7,6 +7,7 @@ batch boundaries or a library's version.
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -133,8 +134,9 @@ class LoaderOptions:
 
     `jobs` processes decode what is not in `cache`, once, before the first batch. `workers` processes load ahead (0:
     this one loads), started by `start_method` (`fork`, `spawn`; None is the system's own). `pin_memory` copies batches
-    to page-locked memory, from where they reach a GPU sooner. They arrive on `device` and are augmented there. `rank`
-    of `world_size` processes gets its share of them.
+    to page-locked memory, from where they reach a GPU sooner. They arrive on `device`, each on its way while the one
+    before is worked on, and are augmented there; a GPU that has room for all images holds them itself, and needs
+    neither workers nor page-locked memory. `rank` of `world_size` processes gets its share of them.
     """
 
     jobs: int = 1
@@ -266,13 +268,15 @@ class Loader(DataLoader[Any]):
         options: LoaderOptions,
         augment: Augment | None = None,
     ) -> None:
+        held = isinstance(dataset, GatheredDataset) and dataset.rows.device.type != "cpu"
+        workers = 0 if held else options.workers
         super().__init__(
             dataset,
             batch_sampler=cast("Any", batches),  # torch has lists of indices in mind, and hands on what it gets
-            num_workers=options.workers,
+            num_workers=workers,
             collate_fn=keep_batch,
-            pin_memory=options.pin_memory,
-            multiprocessing_context=options.start_method if options.workers else None,
+            pin_memory=options.pin_memory and not held,
+            multiprocessing_context=options.start_method if workers else None,
             generator=torch.Generator(),  # its own, or each pass would draw from the global one
         )
         self.fetch = dataset.__getitems__
@@ -280,6 +284,12 @@ class Loader(DataLoader[Any]):
         self.augment = augment
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.device.type == "cpu":
+            return self.prepare_batches()
+        return take_ahead(self.prepare_batches())
+
+    def prepare_batches(self) -> Iterator[Any]:
+        """The batches of a pass, on the device and augmented; what a GPU has to do for it is only begun."""
         for batch, found in self.load_batches():  # no name for it, so that its workers end as soon as an error does
             if isinstance(found, ImagepipeError):
                 raise found
@@ -298,6 +308,15 @@ class Loader(DataLoader[Any]):
         return map(self.fetch, cast("Iterable[Batch]", self.batch_sampler))
 
 
+def take_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, each of which is asked for before the one before it is given out."""
+    ahead = list(islice(batches, 1))
+    for batch in batches:
+        yield ahead.pop()
+        ahead.append(batch)
+    yield from ahead
+
+
 def keep_batch(batch: Any) -> Any:
     """The batch as `__getitems__` made it."""
     return batch
@@ -307,6 +326,7 @@ def wrap_dataset(dataset: Dataset[Any], seed: int, options: LoaderOptions) -> "G
     """The dataset as a Loader wants it: one that hands over whole batches, by one gather where that can be."""
     if isinstance(dataset, ManifestDataset) and dataset.transform is None:
         dataset.load_pixels(options.cache, options.jobs)
+        dataset.place_pixels(torch.device(options.device))
         return GatheredDataset(dataset)
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return GatheredDataset(dataset)
@@ -319,7 +339,8 @@ class GatheredDataset(Dataset[Any]):
     def __init__(self, source: ManifestDataset | TensorDataset) -> None:
         self.source = source
         if isinstance(source, ManifestDataset):
-            images, self.labels = source.pixels, torch.from_numpy(source.labels)
+            images = source.pixels
+            self.labels = torch.from_numpy(source.labels).to(images.device)
         else:
             images, self.labels = source.tensors
         # Images are copied whole where they are indexed in the order in which they lie in memory, else pixel by pixel.

@@ -67,6 +67,7 @@ class ManifestDataset(Dataset[tuple[Any, int]]):
         self.hashes = read_pixel_hashes(table, csv_path)
         self.labels, self.classes = number_labels(table, csv_path, classes)
         self._pixels: Pixels | None = None
+        self._placed: Tensor | None = None
         self._opens_anew = False
 
     def __len__(self) -> int:
@@ -104,18 +105,31 @@ class ManifestDataset(Dataset[tuple[Any, int]]):
             return decode_pixels(self.files, self.hashes, jobs)
         return cache.load(self.files, self.hashes, jobs)
 
+    def place_pixels(self, device: torch.device) -> None:
+        """Copy all images into the memory of a GPU, where half of what is free there holds them."""
+        if self._placed is None and device.type != "cpu" and self.pixels.nbytes <= find_room(device) // 2:
+            self._placed = self.pixels.to(device)
+
     @property
     def pixels(self) -> Tensor:
         """All images as uint8 (N, C, H, W), channels last in memory; decodes them at the first use.
 
-        Nobody may write to it: it may be a file. Raises InputError, naming a file, where the images differ in size.
+        Nobody may write to it: it may be a file. They are on a GPU where `place_pixels` has put them there. Raises
+        InputError, naming a file, where the images differ in size.
         """
+        if self._placed is not None:
+            return self._placed
         if self._pixels is None:
             self._pixels = self._decode(None, jobs=1)
         odd = self._pixels.odd
         if odd is not None:
             raise InputError(f"{self.files.describe(odd)}: {self._pixels.describe_odd(odd)}")
         return to_channels_first(self._pixels.images)
+
+
+def find_room(device: torch.device) -> int:
+    """Bytes that are free on a CUDA device; 0 for others, whose memory is the processor's, too."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def to_channels_first(pixels: NDArray[np.uint8]) -> Tensor:

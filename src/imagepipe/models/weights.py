@@ -65,13 +65,26 @@ def load_pretrained(model: Classifier, pretrained: str) -> list[str]:
     return [f"{line}; not in the file or of another shape: {', '.join(left)}" if left else line]
 
 
-def hash_pretrained(pretrained: str) -> str:
-    """SHA-256 of the file that `train.pretrained` names; '' where it names none."""
+def check_pretrained(pretrained: str, sha256: str) -> None:
+    """Raise InputError where the file that `pretrained` names is not the one of that SHA-256, or none is given.
+
+    The hash is a value of the params, so that other weights of the same name are another run.
+    """
     if pretrained in ("none", "default"):
-        return ""
+        return
     path = Path(pretrained)
     check_file(path)
-    return hash_file(path)
+    found = hash_file(path)
+    if not sha256:
+        raise InputError(
+            f"params.yaml: train.pretrained_sha256: is not given for {path}; if this is the file that you mean, set it "
+            f"to\n    pretrained_sha256: {found}"
+        )
+    if found != sha256:
+        raise InputError(
+            f"train.pretrained: {path}: its SHA-256 is {found}, expected {sha256} (train.pretrained_sha256); bring the "
+            "file that was meant, or set the hash to that of the new one."
+        )
 
 
 def shorten(tensors: Mapping[str, Tensor], shown: int = 3) -> str:

@@ -131,6 +131,7 @@ class TrainParams(Params):
     torchvision: DropoutParams
     timm: DropoutParams
     pretrained: Annotated[str, StringConstraints(min_length=1)]
+    pretrained_sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
     freeze: Literal["nothing", "body", "batch_norm"]
     normalize: Literal["none", "unit", "dataset", "imagenet"]
     epochs: Count
@@ -165,6 +166,8 @@ class TrainParams(Params):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["float32", "bfloat16"]
+    compile: bool
+    processes: Annotated[int, Field(ge=1, le=1024)]
     threads: Annotated[int, Field(ge=1, le=1024)]
 
     @model_validator(mode="after")
@@ -180,6 +183,11 @@ class TrainParams(Params):
             raise ValueError(
                 f"label_smoothing is {self.label_smoothing} but the loss `{loss}` takes none; set it to 0, or loss to "
                 "`cross_entropy`"
+            )
+        if self.pretrained_sha256 and self.pretrained in ("none", "default"):
+            raise ValueError(
+                f"pretrained_sha256 is given but pretrained is {self.pretrained}; it goes with the path of a file: set "
+                "it to ''"
             )
         if self.freeze == "body" and self.pretrained == "none":
             raise ValueError(

@@ -1,20 +1,31 @@
-"""How a run is followed: a bar on a terminal, one plain line an epoch everywhere."""
+"""How a run is followed: a bar on a terminal, else a line now and then; one plain line an epoch everywhere."""
 
+import sys
 import time
 from types import TracebackType
 
-from imagepipe.core.progress import make_bar
+from imagepipe.core.progress import Lines, make_bar
 
 
 class Progress:
-    """Counts images; prints a line at the end of each epoch. Times are shown, never stored."""
+    """Counts images; prints a line at the end of each epoch. Times are shown, never stored.
 
-    def __init__(self, epochs: int, images_per_epoch: int) -> None:
+    Where it is not `shown`, it prints nothing: of several processes one is enough.
+    """
+
+    def __init__(self, epochs: int, images_per_epoch: int, shown: bool = True) -> None:
+        now = time.perf_counter()
+        total = epochs * images_per_epoch
         self.epochs = epochs
+        self.images_per_epoch = images_per_epoch
+        self.shown = shown
         self.images = 0
-        self.started = time.perf_counter()
-        self.bar = make_bar()
-        self.task = self.bar.add_task("training", total=epochs * images_per_epoch)
+        self.epoch = 1
+        self.accuracy = ""
+        self.started = now
+        self.lines = Lines("train", total, time.perf_counter, started=now, printed=now)
+        self.bar = make_bar(shown)
+        self.task = self.bar.add_task("training", total=total)
 
     def __enter__(self) -> "Progress":
         self.bar.start()
@@ -25,18 +36,33 @@ class Progress:
     ) -> None:
         self.bar.stop()
 
+    def resume(self, epochs: int, updates: int) -> None:
+        """Say that so many epochs and updates of an earlier process are taken up."""
+        self.epoch = epochs + 1
+        self.lines.total -= epochs * self.images_per_epoch
+        self.bar.update(self.task, completed=epochs * self.images_per_epoch)
+        self._print(f"train: goes on after epoch {epochs}, update {updates} of a run that was interrupted")
+
     def advance(self, images: int, loss: float) -> None:
         """Note one update."""
         self.images += images
-        self.bar.update(self.task, advance=images, description=f"loss {loss:.4f}")
+        said = f"epoch {self.epoch}/{self.epochs}, loss {loss:.4f}{self.accuracy}"
+        self.bar.update(self.task, advance=images, description=said)
+        if self.shown and not sys.stdout.isatty():
+            self.lines.what = f"train: {said}"
+            self.lines.advance(images)
 
     def finish_epoch(self, row: dict[str, int | float]) -> None:
         """Print the epoch's line."""
         seconds = time.perf_counter() - self.started
-        self.bar.console.print(
+        self.epoch = int(row["epoch"]) + 1
+        self.accuracy = f", val accuracy {100 * row['val_accuracy']:.2f} %"
+        self._print(
             f"train: epoch {row['epoch']}/{self.epochs}  train loss {row['train_loss']:.4f}  "
             f"val loss {row['val_loss']:.4f}  val accuracy {100 * row['val_accuracy']:.2f} %  "
-            f"({self.images / seconds:,.0f} images/s, {seconds:.1f} s)",
-            highlight=False,
-            soft_wrap=True,
+            f"({self.images / seconds:,.0f} images/s, {seconds:.1f} s)"
         )
+
+    def _print(self, line: str) -> None:
+        if self.shown:
+            self.bar.console.print(line, highlight=False, soft_wrap=True)

@@ -1,30 +1,37 @@
 """[torch] The train stage: manifests and images in, a model file and its history out. The test split is never read."""
 
 import copy
+import json
+import platform
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from imagepipe.core.class_counts import find_majority
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import write_csv, write_json
-from imagepipe.core.hashes import hash_file
+from imagepipe.core.hashes import hash_bytes, hash_file
 from imagepipe.core.manifest import DatasetInfo, read_dataset_info, read_split
-from imagepipe.core.run import RunParams, count_jobs
+from imagepipe.core.run import RunParams, count_jobs, find_cache_root
 from imagepipe.core.seeds import derive_seed
 from imagepipe.data.augment import make_augmentation, make_transform
-from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders, shuffle_positions
+from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders, share_out, shuffle_positions
 from imagepipe.data.dataset import ManifestDataset, Transform
 from imagepipe.data.pixels import open_cache
 from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier, save_classifier
-from imagepipe.models.weights import freeze, load_pretrained
+from imagepipe.models.weights import check_pretrained, freeze, load_pretrained
+from imagepipe.training.checkpoints import Checkpoints
 from imagepipe.training.devices import find_device
 from imagepipe.training.diagnosis import suggest_remedy
+from imagepipe.training.group import ALONE, Group
 from imagepipe.training.imbalance import WeightedSampler, make_class_weights
 from imagepipe.training.loop import Fit, Row, Score, fit, measure
 from imagepipe.training.params import TrainParams
@@ -53,29 +60,41 @@ class Trained:
 
 
 def train_model(
-    manifests_dir: Path, images_dir: Path, params: TrainParams, run: RunParams, model_path: Path, reports_dir: Path
+    manifests_dir: Path,
+    images_dir: Path,
+    params: TrainParams,
+    run: RunParams,
+    model_path: Path,
+    reports_dir: Path,
+    group: Group = ALONE,
 ) -> Trained:
     """Train on the manifests, write the model file, `history.csv`, `steps.csv` and `metrics.json`.
 
-    The two tables are rewritten after each epoch, so that plots can be followed while it runs. What is measured, train
-    images too, is not augmented.
+    The tables and metrics are rewritten after each epoch, so that plots can be followed while it runs; until it ends,
+    the metrics of train are those of its sample. What is measured, train images too, is not augmented. A run that was
+    interrupted goes on from its last checkpoint, and leaves the same bytes. Of a `group`, the leading process writes.
     """
     info = read_dataset_info(manifests_dir / "dataset.json")
     check_counts(info, manifests_dir)
     warn_of_two_remedies(params)
+    check_pretrained(params.pretrained, params.pretrained_sha256)
+    device = find_device(params.device, group.local_rank)
     train, val = (open_split(manifests_dir, images_dir, split, info) for split in ("train", "val"))
-    device = find_device(params.device)
     model = build_classifier(describe_model(params, info, manifests_dir), derive_seed(params.seed, "weights"))
     notes = load_pretrained(model, params.pretrained)
     freeze(model, params.freeze)
-    transform = make_transform(params.augment.transform)
-    options = LoaderOptions(jobs=count_jobs(run), cache=open_cache(run), workers=run.workers, device=device)
+    batch_size = len(train) if params.batch_size == "all" else params.batch_size
+    check_last_batch(model, train, batch_size, params.drop_last, group)
+    options = choose_options(run, device, group)
+    if not group.leads:
+        group.take_turns()  # the leading process decodes what is not in the cache
     # The first loader: what it decodes is shared by the others, and by the images that go through a transform.
     whole_train = make_eval_loader(train, params.eval_batch_size, options)
+    if group.leads:
+        group.take_turns()
     train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
-    batch_size = len(train) if params.batch_size == "all" else params.batch_size
     loaders = make_loaders(
-        transform_dataset(train, transform),
+        transform_dataset(train, make_transform(params.augment.transform)),
         val,
         batch_size=batch_size,
         eval_batch_size=params.eval_batch_size,
@@ -87,21 +106,99 @@ def train_model(
         options=options,
     )
 
-    check_last_batch(model, train, batch_size, params.drop_last)
     model.to(device)
-    weights = None
+    if params.compile:
+        model.compile()
+    class_weights = None
     if params.imbalance == "class_weights":
-        weights = make_class_weights(info.counts["train"], info.classes).to(device)
-    write = partial(write_tables, reports_dir=reports_dir)
-    with Progress(params.epochs, min(len(train), len(loaders.train) * batch_size)) as progress:
-        result = fit(model, loaders, train_sample, params, progress, write, weights)
+        class_weights = make_class_weights(info.counts["train"], info.classes).to(device)
+    weights, baseline = sum(weight.numel() for weight in model.parameters()), measure_baseline(info)
+
+    def write(result: Fit, on_train: Score | None = None) -> None:
+        if group.leads:
+            metrics = summarise(result, on_train or read_score(result.kept, "train"), baseline, weights)
+            write_reports(reports_dir, result, metrics, durable=on_train is not None)
+
+    key = identify_run(params, info, manifests_dir, device)
+    checkpoints = Checkpoints(find_cache_root(run) / "checkpoints", key, 60 * run.checkpoint_minutes, group)
+    images_per_epoch = min(len(train), len(loaders.train) * batch_size)
+    with report_memory(), Progress(params.epochs, images_per_epoch, shown=group.leads) as progress:
+        result = fit(model, loaders, train_sample, params, progress, write, class_weights, checkpoints, group)
     model.load_state_dict(result.kept_weights)
-    kept = result.kept
-    on_val = Score(kept["val_loss"], kept["val_accuracy"], kept["val_balanced_accuracy"])
-    trained = Trained(model, kept, measure(model, whole_train), on_val, measure_baseline(info), notes)
-    save_classifier(model, model_path)
-    write_json(reports_dir / "metrics.json", summarise(trained, result))
-    return trained
+    on_train = measure(model, whole_train, group)
+    if group.leads:
+        save_classifier(model, model_path)
+        write(result, on_train)
+        checkpoints.remove()
+    return Trained(model, result.kept, on_train, read_score(result.kept, "val"), baseline, notes)
+
+
+def choose_options(run: RunParams, device: str, group: Group) -> LoaderOptions:
+    """How batches are brought: on a GPU from its own memory where they fit, else from page-locked memory."""
+    return LoaderOptions(
+        jobs=count_jobs(run),
+        cache=open_cache(run),
+        workers=run.workers,
+        pin_memory=device.startswith("cuda"),
+        device=device,
+        rank=group.rank,
+        world_size=group.size,
+    )
+
+
+def identify_run(params: TrainParams, info: DatasetInfo, manifests_dir: Path, device: str) -> dict[str, str]:
+    """All that decides the bytes of a run, by name: a checkpoint of another run is of no use.
+
+    The manifests hold the hashes of all pixels. Processors are told apart by what torch makes use of.
+    """
+    kept = {name: find_version(name) for name in ("torch", "torchvision", "numpy", "pillow", "timm")}
+    processor = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    if device.startswith("cuda"):
+        processor.append(torch.cuda.get_device_name(device))
+    data = [hash_file(manifests_dir / name) for name in ("dataset.json", "train.csv", "val.csv")]
+    return {
+        "params": params.model_dump_json(),
+        "data": " ".join(data),
+        "classes": json.dumps(info.classes),
+        "code": hash_code(),
+        "versions": json.dumps(kept),
+        "processor": " ".join([*processor, device.partition(":")[0]]),
+    }
+
+
+def find_version(package: str) -> str:
+    """The version that is installed; '' where none is."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def hash_code() -> str:
+    """SHA-256 over the code of the packages that training runs."""
+    package = Path(__file__).resolve().parents[1]
+    files = [path for room in ("core", "data", "models", "training") for path in (package / room).glob("*.py")]
+    return hash_bytes("".join(f"{path.name} {hash_file(path)}\n" for path in sorted(files)).encode())
+
+
+@contextmanager
+def report_memory() -> Generator[None]:
+    """Say what helps where memory is short, or a process that loads batches has ended."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch has a kind of its own for GPUs alone
+        said = str(error).partition("\n")[0]
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
+            raise EnvironmentFault(
+                f"out of memory while training ({said}); reduce train.batch_size or train.eval_batch_size, or the "
+                "size of the model."
+            ) from error
+        if "DataLoader worker" in said:
+            raise EnvironmentFault(
+                f"a process that loads batches has ended ({said}); memory may have been short: reduce run.workers "
+                "(0 loads in the main process), or train.batch_size."
+            ) from error
+        raise
 
 
 def check_counts(info: DatasetInfo, manifests_dir: Path) -> None:
@@ -166,19 +263,30 @@ def describe_model(params: TrainParams, info: DatasetInfo, manifests_dir: Path) 
     )
 
 
-def check_last_batch(model: Classifier, train: ManifestDataset, batch_size: int, drop_last: bool) -> None:
-    """Raise InputError where a batch holds one image and the model's batch norm cannot train on one."""
-    ends_in_one = len(train) % batch_size == 1 and not drop_last
-    if batch_size > 1 and not ends_in_one:
+def check_last_batch(
+    model: Classifier, train: ManifestDataset, batch_size: int, drop_last: bool, group: Group = ALONE
+) -> None:
+    """Raise InputError where a process gets a single image of a batch and the model's batch norm cannot train on it."""
+    batches = [batch_size] if batch_size <= len(train) else []
+    if not drop_last and len(train) % batch_size:
+        batches.append(len(train) % batch_size)
+    if all(share_size(batch, rank, group.size) != 1 for batch in batches for rank in range(group.size)):
         return
     image, _ = train[0]
     try:
         copy.deepcopy(model).train()(image[None])
     except ValueError as error:
+        among = f" among {group.size} processes" if group.size > 1 else ""
         raise InputError(
-            f"train.batch_size: {batch_size} leaves a last batch of one of {len(train)} images, on which batch "
+            f"train.batch_size: {batch_size} leaves a last batch of one of {len(train)} images{among}, on which batch "
             "norm cannot train; choose another size above 1, or set train.drop_last to true."
         ) from error
+
+
+def share_size(samples: int, rank: int, world_size: int) -> int:
+    """How many of a batch's samples fall to a process."""
+    share = share_out(0, samples, rank, world_size)
+    return share.stop - share.start
 
 
 def sample_positions(count: int, params: TrainParams) -> NDArray[np.int64]:
@@ -188,28 +296,35 @@ def sample_positions(count: int, params: TrainParams) -> NDArray[np.int64]:
     return np.sort(shuffle_positions(count, derive_seed(params.seed, "train_measured"), 0)[: params.train_measured])
 
 
-def write_tables(result: Fit, reports_dir: Path) -> None:
-    """Rewrite `history.csv` and `steps.csv`."""
-    write_csv(reports_dir / "history.csv", pd.DataFrame(result.history).round(6))
-    write_csv(reports_dir / "steps.csv", pd.DataFrame(result.steps).round({"loss": 6, "lr": 9}))
+def write_reports(reports_dir: Path, result: Fit, metrics: dict[str, object], durable: bool) -> None:
+    """Rewrite `history.csv`, `steps.csv` and `metrics.json`."""
+    history, steps = pd.DataFrame(result.history).round(6), pd.DataFrame(result.steps).round({"loss": 6, "lr": 9})
+    write_csv(reports_dir / "history.csv", history, durable=durable)
+    write_csv(reports_dir / "steps.csv", steps, durable=durable)
+    write_json(reports_dir / "metrics.json", metrics, durable=durable)
 
 
-def summarise(trained: Trained, result: Fit) -> dict[str, object]:
-    """`metrics.json` of the train stage: the epoch that is kept, measured on all of train and all of val."""
-    weights = sum(weight.numel() for weight in trained.model.parameters())
+def read_score(row: Row, split: str) -> Score:
+    """What an epoch's row says of a split; the balanced accuracy is that of val."""
+    return Score(row[f"{split}_loss"], row[f"{split}_accuracy"], row["val_balanced_accuracy"])
+
+
+def summarise(result: Fit, on_train: Score, baseline: float, weights: int) -> dict[str, object]:
+    """`metrics.json` of the train stage: the epoch that is kept, measured on train and on all of val."""
+    on_val = read_score(result.kept, "val")
     return {
-        "train": {"loss": trained.train.loss, "accuracy": trained.train.accuracy},
+        "train": {"loss": on_train.loss, "accuracy": on_train.accuracy},
         "val": {
-            "loss": trained.val.loss,
-            "accuracy": trained.val.accuracy,
-            "balanced_accuracy": trained.val.balanced_accuracy,
+            "loss": on_val.loss,
+            "accuracy": on_val.accuracy,
+            "balanced_accuracy": on_val.balanced_accuracy,
         },
-        "baseline": {"val_accuracy": trained.baseline},
-        "gap": trained.train.accuracy - trained.val.accuracy,
-        "suggestion": trained.suggestion,
+        "baseline": {"val_accuracy": baseline},
+        "gap": on_train.accuracy - on_val.accuracy,
+        "suggestion": suggest_remedy(on_train.accuracy, on_val.accuracy, baseline),
         "best": {"epoch": result.best["epoch"], "val_accuracy": result.best["val_accuracy"]},
         "last": {"val_accuracy": result.history[-1]["val_accuracy"]},
-        "kept_epoch": trained.kept["epoch"],
+        "kept_epoch": result.kept["epoch"],
         "epochs": len(result.history),
         "updates": len(result.steps),
         "weights": weights,
