@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -125,6 +128,31 @@ def test_a_new_learning_rate_reruns_train_and_evaluate_only(project: Path, run_i
     again = run_in(project, "dvc", "repro")  # the former model comes back from DVC's cache
     assert again.returncode == 0, again.stderr
     assert json.loads((project / "reports/train/metrics.json").read_text())["epochs"] == 20
+
+
+def test_dvc_killed_in_mid_training_and_run_again_gives_the_same_bytes(
+    project: Path, tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
+) -> None:
+    """Killed with its stage, by SIGKILL, when a first checkpoint is there."""
+    copy = copy_project(tmp_path)
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "IMAGEPIPE_CACHE": str(tmp_path / "cache"),
+    }
+    with subprocess.Popen(
+        ["dvc", "repro"], cwd=copy, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as dvc:
+        while not list((tmp_path / "cache").glob("checkpoints/*/*.ckpt")):
+            assert dvc.poll() is None
+            time.sleep(0.02)
+        os.killpg(dvc.pid, signal.SIGKILL)
+    assert not (copy / "models/model.safetensors").exists()
+    done = run_in(copy, "dvc", "repro", IMAGEPIPE_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "of a run that was interrupted" in done.stdout
+    assert read_hashes(copy) == read_hashes(project)
+    assert not list((tmp_path / "cache").glob("checkpoints/*"))
 
 
 def test_a_wrong_param_stops_the_stage_with_its_line(project: Path, run_in: Run) -> None:

@@ -31,6 +31,7 @@ from imagepipe.data.batches import (
     make_loaders,
     share_out,
     shuffle_positions,
+    take_ahead,
 )
 from imagepipe.data.dataset import ManifestDataset
 from imagepipe.data.pixels import PixelCache
@@ -698,6 +699,19 @@ def test_pinning_changes_no_batch(workers: int) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'pin_memory' argument is set as true but no accelerator is found")
         assert same_batches(list(pinned), list(plain))
+
+
+def test_on_a_gpu_each_batch_is_on_its_way_before_the_one_before_it_is_given_out() -> None:
+    asked: list[int] = []
+
+    def make() -> Iterator[int]:
+        for number in range(3):
+            asked.append(number)
+            yield number
+
+    seen = [(batch, list(asked)) for batch in take_ahead(make())]
+    assert seen == [(0, [0, 1]), (1, [0, 1, 2]), (2, [0, 1, 2])]
+    assert list(take_ahead(iter([]))) == []
 
 
 def test_loading_leaves_torchs_global_generator_alone() -> None:

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Subset
 from imagepipe.core.errors import InputError
 from imagepipe.core.hashes import hash_pixels
 from imagepipe.core.manifest import read_split
-from imagepipe.data.dataset import ManifestDataset
+from imagepipe.data.batches import LoaderOptions, make_eval_loader
+from imagepipe.data.dataset import ManifestDataset, find_room
 from imagepipe.data.pixels import PixelCache
 from tests.data.made import make_images, pack_shards
 from tests.data.made import write_images as write_numbered
@@ -425,3 +426,31 @@ def test_class_names_of_digits_alone_in_their_column_are_no_numbers(tmp_path: Pa
     dataset = open_table(tmp_path, "path,class\na.png,009\nb.png,007\n")
     assert dataset.classes == ["007", "009"]
     assert dataset.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("room", "device"), [(2 * 4 * 6, "meta"), (2 * 4 * 6 - 2, "cpu")])
+def test_images_move_to_a_gpu_where_half_of_its_free_memory_holds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, device: str
+) -> None:
+    """Four images of six bytes; the device `meta` has shapes and no memory, and every machine has it."""
+    make_dataset_of(tmp_path, 4)
+    monkeypatch.setattr("imagepipe.data.dataset.find_room", lambda _: room)
+    dataset = ManifestDataset(tmp_path / "labels.csv", tmp_path)
+    dataset.place_pixels(torch.device("meta"))
+    assert dataset.pixels.device.type == device
+    loader = make_eval_loader(dataset, 3, options=LoaderOptions(device="meta", workers=2, pin_memory=True))
+    assert (loader.num_workers, loader.pin_memory) == ((0, False) if device == "meta" else (2, True))
+
+
+def test_images_stay_where_the_processor_works(tmp_path: Path) -> None:
+    make_dataset_of(tmp_path, 4)
+    dataset = ManifestDataset(tmp_path / "labels.csv", tmp_path)
+    dataset.place_pixels(torch.device("cpu"))
+    assert dataset.pixels.device.type == "cpu"
+    assert find_room(torch.device("cpu")) == 0
+
+
+def make_dataset_of(folder: Path, count: int) -> None:
+    """Images of `write_images`, and the table of them."""
+    write_images(folder, count)
+    write_table(folder, "file,label\n" + "".join(f"{number}.png,0\n" for number in range(count)))

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.manifest import ImageInfo
 from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier, save_classifier
 from imagepipe.models.torchvision_models import find_first_convolution
-from imagepipe.models.weights import find_head, freeze, hash_pretrained, load_pretrained
+from imagepipe.models.weights import check_pretrained, find_head, freeze, load_pretrained
 from tests.models.made import POOL, RESNET, Choices, build
 
 CHOICES: dict[str, Choices] = {"softmax": {}, "mlp": {"hidden": 5}, "cnn": POOL, "resnet_small": RESNET}
@@ -118,7 +119,7 @@ def test_counters_of_batch_norm_alone_are_no_fit(tmp_path: Path) -> None:
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:
     expect_refusal(tmp_path / "gone.pth", r"gone\.pth: no such file; give the path of a .* file, `none` or `default`")
     with pytest.raises(InputError, match=r"train\.pretrained: .*gone\.pth: no such file"):
-        hash_pretrained(str(tmp_path / "gone.pth"))
+        check_pretrained(str(tmp_path / "gone.pth"), "")
 
 
 class Trap:
@@ -218,10 +219,34 @@ def test_without_network_the_default_says_what_to_do(tmp_path: Path, monkeypatch
         load_pretrained(make_model(RESNET18, side=32), "default")
 
 
-def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert hash_pretrained(str(tmp_path / "a")) == hashlib.sha256(b"abc").hexdigest()
-    assert hash_pretrained("none") == hash_pretrained("default") == ""
+def test_the_file_has_to_be_that_of_the_hash(tmp_path: Path) -> None:
+    path, digest = tmp_path / "a", hashlib.sha256(b"abc").hexdigest()
+    path.write_bytes(b"abc")
+    check_pretrained(str(path), digest)
+    path.write_bytes(b"abd")
+    other = hashlib.sha256(b"abd").hexdigest()
+    message = (
+        rf"^train\.pretrained: {re.escape(str(path))}: its SHA-256 is {other}, expected {digest} "
+        r"\(train\.pretrained_sha256\); bring the file that was meant, or set the hash to that of the new one\.$"
+    )
+    with pytest.raises(InputError, match=message):
+        check_pretrained(str(path), digest)
+
+
+def test_without_a_hash_the_line_for_the_params_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    message = (
+        rf"^params\.yaml: train\.pretrained_sha256: is not given for {re.escape(str(path))}; if this is the file that "
+        rf"you mean, set it to\n    pretrained_sha256: {hashlib.sha256(b'abc').hexdigest()}$"
+    )
+    with pytest.raises(InputError, match=message):
+        check_pretrained(str(path), "")
+
+
+def test_what_is_no_file_has_no_hash() -> None:
+    for name in ("none", "default"):
+        check_pretrained(name, "")
 
 
 @pytest.mark.parametrize(

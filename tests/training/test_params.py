@@ -209,6 +209,10 @@ def test_the_sections_inside_are_checked(tmp_path: Path, section: str, values: d
             {"freeze": "body"},
             r"freeze is body but pretrained is none: .*; name weights in pretrained, or set freeze",
         ),
+        (
+            {"pretrained_sha256": "0" * 64},
+            r"pretrained_sha256 is given but pretrained is none; it goes with the path of a file: set it to ''",
+        ),
         ({"loss": "bce", "imbalance": "focal"}, r"imbalance is focal but loss is `bce`; choose one of the two"),
     ],
 )

@@ -1,6 +1,10 @@
 import json
+import os
+import re
 import shutil
+import signal
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +12,30 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from imagepipe.core import manifest
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.hashes import hash_file
 from imagepipe.data import dataset
-from imagepipe.data.batches import make_eval_loader
+from imagepipe.data.batches import LoaderOptions, make_eval_loader
 from imagepipe.data.dataset import ManifestDataset
-from imagepipe.models.classifier import load_classifier
-from imagepipe.training import train
-from imagepipe.training.loop import Fit, measure
-from imagepipe.training.train import Trained, sample_positions, train_model
+from imagepipe.models.classifier import build_classifier, load_classifier
+from imagepipe.training.group import Group
+from imagepipe.training.loop import measure
+from imagepipe.training.train import (
+    Trained,
+    check_last_batch,
+    find_version,
+    hash_code,
+    report_memory,
+    sample_positions,
+    share_size,
+    train_model,
+)
 from tests.core.made import make_run
 from tests.data.test_params import AUGMENT
-from tests.made import make_dataset
+from tests.made import make_dataset, make_model_info
 from tests.training.test_params import make_params
 
 SIZES = {"train": 12, "val": 6, "test": 5}
@@ -238,20 +252,6 @@ def test_the_test_split_is_never_read(made: Path) -> None:
     assert read_outputs(made, "after") == read_outputs(made, "before")
 
 
-def test_the_tables_are_there_after_the_first_epoch(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[tuple[int, int]] = []
-    write_tables = train.write_tables
-
-    def write_and_count(result: Fit, reports_dir: Path) -> None:
-        write_tables(result, reports_dir)
-        rows.append((len(pd.read_csv(reports_dir / "history.csv")), len(pd.read_csv(reports_dir / "steps.csv"))))
-        assert not (made / "run" / "model.safetensors").exists()
-
-    monkeypatch.setattr(train, "write_tables", write_and_count)
-    run(made, epochs=3)
-    assert rows == [(1, 3), (2, 6), (3, 9)]
-
-
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_split_is_refused_before_training(made: Path, split: str) -> None:
     header = (made / f"{split}.csv").read_text("utf-8").splitlines()[0]
@@ -445,8 +445,95 @@ def test_weights_of_another_run_can_be_taken_up_and_frozen(made: Path) -> None:
     """The first run's body is left as it is; its last layer is trained on."""
     run(made, "first", model="mlp")
     path = str(made / "first" / "model.safetensors")
-    second = run(made, "second", model="mlp", pretrained=path, freeze="body", epochs=1)
+    digest = hash_file(Path(path))
+    second = run(made, "second", model="mlp", pretrained=path, pretrained_sha256=digest, freeze="body", epochs=1)
     assert second.notes == ["pretrained: 4 of 4 tensors of the model were loaded"]
     first, after = (load_classifier(made / name / "model.safetensors").state_dict() for name in ("first", "second"))
     assert torch.equal(first["body.1.weight"], after["body.1.weight"])
     assert not torch.equal(first["body.3.weight"], after["body.3.weight"])
+
+
+def test_weights_without_a_hash_are_refused_before_training(made: Path) -> None:
+    run(made, "first", model="mlp")
+    path = str(made / "first" / "model.safetensors")
+    with pytest.raises(InputError, match=r"train\.pretrained_sha256: is not given for .*model\.safetensors; if"):
+        run(made, "second", model="mlp", pretrained=path)
+    assert not (made / "second").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("numpy has none"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_where_memory_is_short_the_batch_size_is_named(error: Exception) -> None:
+    message = r"^out of memory while training \(.*\); reduce train\.batch_size or train\.eval_batch_size, or the"
+    with pytest.raises(EnvironmentFault, match=message), report_memory():
+        raise error
+
+
+def test_torch_says_so_when_the_processor_has_no_memory_left() -> None:
+    """More than any machine has, but less than torch refuses to count."""
+    with pytest.raises(EnvironmentFault, match=r"^out of memory while training"), report_memory():
+        torch.empty(2**52, dtype=torch.uint8)
+
+
+def test_other_errors_go_their_way() -> None:
+    with pytest.raises(RuntimeError, match=r"^a bug$"), report_memory():
+        raise RuntimeError("a bug")
+
+
+class Deadly(Dataset[Any]):
+    """Ends the process that loads the third sample, as a system does that is short of memory."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1), 0
+
+
+def test_a_loading_process_that_was_killed_is_said() -> None:
+    message = r"^a process that loads batches has ended \(DataLoader worker.*\); memory may have been short: reduce"
+    loader = make_eval_loader(Deadly(), 1, LoaderOptions(workers=1))
+    with pytest.raises(EnvironmentFault, match=message), report_memory():
+        list(loader)
+
+
+def test_the_code_of_a_run_has_a_hash_that_repeats() -> None:
+    assert re.fullmatch("[0-9a-f]{64}", hash_code())
+    assert hash_code() == hash_code()
+
+
+def test_versions_are_those_that_are_installed() -> None:
+    assert find_version("torch") == metadata.version("torch")
+    assert find_version("no-such-package") == ""
+
+
+def test_shares_of_a_batch() -> None:
+    assert [share_size(5, rank, 3) for rank in range(3)] == [2, 2, 1]
+    assert [share_size(1, rank, 2) for rank in range(2)] == [1, 0]
+
+
+def test_a_share_of_one_that_batch_norm_cannot_take_is_refused(made: Path) -> None:
+    """Twelve images in batches of four: three processes get two, one and one."""
+    data = ManifestDataset(made / "train.csv", made / "images")
+    model = build_classifier(make_model_info().model_copy(update={"model": "cnn", "choices": CNN}), 1)
+    check_last_batch(model, data, 4, False, Group(size=2))
+    message = r"train\.batch_size: 4 leaves a last batch of one of 12 images among 3 processes, on which batch norm"
+    with pytest.raises(InputError, match=message):
+        check_last_batch(model, data, 4, False, Group(size=3))
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(made: Path) -> None:
+    plain, compiled = (run(made, str(wish), model="mlp", compile=wish) for wish in (False, True))
+    assert compiled.train.loss == pytest.approx(plain.train.loss, abs=1e-4)
+    names = [load_classifier(made / name / "model.safetensors").state_dict().keys() for name in ("False", "True")]
+    assert names[0] == names[1]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import time
 import warnings
@@ -110,7 +111,10 @@ def read_checked(path: Path, key: Key) -> bytes:
     digest, newline, data = path.read_bytes().partition(b"\n")
     if not newline or digest != hash_bytes(data).encode():
         raise DamagedCheckpoint("damaged or cut off (its hash is another)")
-    found = unpack(data)["key"]
+    try:
+        found = unpack(data)["key"]
+    except pickle.UnpicklingError as error:
+        raise DamagedCheckpoint("it holds code, which reading it would run") from error
     other = sorted(name for name in {*key, *found} if key.get(name) != found.get(name))
     if other:
         raise DamagedCheckpoint(f"a checkpoint of another run (other {', '.join(other)})")

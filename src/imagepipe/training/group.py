@@ -6,6 +6,7 @@ the difference. Gradients are averaged by torch's DistributedDataParallel, over 
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -85,7 +86,7 @@ class Group:
         """The model whose backward pass averages the gradients of all processes; alone, the model itself."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(model, forward_sync_buffers=False)
 
 
 ALONE = Group()
@@ -161,7 +162,8 @@ def join_group(size: int, device: str) -> Generator[Group]:
 def report_failure() -> Generator[None]:
     """Hand an ImagepipeError to the process that called `launch`: to start again would not mend it.
 
-    Without such a process, it goes its way.
+    Without such a process, it goes its way. That another process has ended is one line and exit code 1, on which
+    torchrun starts all of them anew.
     """
     try:
         yield
@@ -171,6 +173,10 @@ def report_failure() -> Generator[None]:
         failure = {"kind": type(error).__name__, "message": str(error)}
         Path(os.environ[FAILURE]).write_text(json.dumps(failure), "utf-8")
         sys.exit(0)
+    except RuntimeError as error:  # gloo has no kind of its own
+        if not (is_launched() and re.search("by peer|DistNetworkError|NCCL", str(error))):
+            raise
+        sys.exit(f"train: process {os.environ['RANK']} lost another one, and ends; all are started anew.")
 
 
 def launch(size: int, command: Sequence[str]) -> None:
