@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,3 +87,25 @@ def test_the_default_result_is_the_committed_one() -> None:
 def test_the_rerun_table_has_every_section() -> None:
     sections = re.findall(r"^\| `([a-z]+)` \|", README, re.MULTILINE)
     assert sections[-6:] == ["fetch", "split", "balance", "train", "evaluate", "run"]
+
+
+@pytest.mark.slow
+def test_the_model_of_ones_own_trains_as_it_stands(project: Path, tmp_path: Path, run_in: Run) -> None:
+    page = (ROOT / "docs/training.md").read_text("utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Squeeze" in block)
+    for folder in ("src", "stages", "data"):
+        shutil.copytree(project / folder, tmp_path / folder)
+    shutil.copy(project / "params.yaml", tmp_path)
+    (tmp_path / "src/imagepipe/models/squeeze.py").write_text(code, "utf-8")
+    table = tmp_path / "src/imagepipe/models/bodies.py"
+    text = table.read_text("utf-8").replace('    "cnn": Cnn,', '    "cnn": Cnn,\n    "squeeze": Squeeze,')
+    text = text.replace(
+        "from imagepipe.models.timm", "from imagepipe.models.squeeze import Squeeze\nfrom imagepipe.models.timm", 1
+    )
+    table.write_text(text, "utf-8")
+    with modify_yaml(tmp_path / "params.yaml") as params:
+        params["train"] |= {"model": "squeeze", "epochs": 2}
+    places = ["data/manifests", "data/images", "models/model.safetensors", "reports/train"]
+    done = run_in(tmp_path, sys.executable, "stages/train.py", *places)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "reports/train/metrics.json").read_text())["weights"] == 64 * 8 + 8 + 8 * 10 + 10
