@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError
@@ -148,6 +149,32 @@ def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
         accuracies.set(title="accuracy (%)", xlabel="updates", xlim=(0, None))
         losses.legend()
         accuracies.legend(loc="lower right")
+
+
+def draw_rates(curve: pd.DataFrame, suggestion: float | None, current: float, path: Path) -> None:
+    """Loss over the learning rate (logarithmic), of each update and smoothed, with the suggested and the current rate.
+
+    `curve` has the columns `lr`, `loss` and `smoothed`. The axis ends above the smoothed loss; where the model has
+    blown up, single batches are far beyond it.
+    """
+    smoothed = curve["smoothed"]
+    with new_figure(path, 6.5, 3.8) as figure:
+        axes = figure.subplots()
+        axes.plot(curve["lr"], curve["loss"], color="#bbbbbb", linewidth=0.8, label="each update")
+        axes.plot(curve["lr"], smoothed, color="black", linewidth=1.3, label="running average")
+        if suggestion is not None:
+            nearest = smoothed.iloc[int((curve["lr"] - suggestion).abs().argmin())]
+            label = f"suggestion: {suggestion:.2g} (steepest fall)"
+            axes.axvline(suggestion, color=COLOURS["train"], linewidth=1, linestyle="--")
+            axes.plot(suggestion, nearest, "o", color=COLOURS["train"], markersize=7, label=label)
+        axes.axvline(current, color="black", linewidth=1, linestyle=":", label=f"train.lr: {current:g}")
+        lowest, highest = min(curve["loss"].min(), smoothed.min()), smoothed.max()
+        room = 0.08 * (highest - lowest) or 0.1
+        axes.set(xscale="log", ylim=(lowest - room, highest + room))
+        axes.set(title="loss while the learning rate rises", xlabel="learning rate", ylabel="loss on the train batch")
+        for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            set_formatter(LogFormatter())  # without powers in mathematical writing, which the style turns off
+        axes.legend(frameon=True, edgecolor="none")
 
 
 def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
