@@ -1,16 +1,16 @@
 """Training, measured: MNIST to 99 % beside PyTorch's own example, what the loop itself costs, and whether a GPU waits.
 
-    python benchmarks/training.py [--seeds 5] [--runs 5] [--data FOLDER] [--json FILE]
+    python benchmarks/training.py [--seeds 5] [--runs 5] [--threads 2] [--data FOLDER] [--json FILE]
 
 MNIST to 99 %: the seconds of training until 99 % of the 10,000 official test images are right, the median of several
-seeds of ours beside one run of the example, half of ours before it and half after. Each runs in a process of its own
-with two threads. The example is the one of PyTorch's documentation (two convolutions, Adadelta, batches of 64), written
-anew from its description; its images come from torchvision's MNIST and a DataLoader that transforms each of them, in
-its own process as the example has it on a processor. Ours is `fit` with the params FASTEST, on the recipe's 57,000
-train images, deterministic as the train stage. The clock starts at the first epoch, with the images open: torchvision's
-are in memory, ours in the pixel cache. It stands still while test is measured, which is done after each epoch and
-decides nothing but when it stops; what `fit` measures of train and val itself counts as ours. A seed that does not
-reach 99 % is a failure. Opening the images, and importing, count for neither.
+seeds of ours beside one run of the example, half of ours before it and half after. Each runs in a process of its own,
+with the same number of threads. The example is the one of PyTorch's documentation (two convolutions, Adadelta, batches
+of 64), written anew from its description; its images come from torchvision's MNIST and a DataLoader that transforms
+each of them, without workers, as the example has it on a processor. Ours is `fit` with the params FASTEST, on the
+recipe's 57,000 train images, deterministic as the train stage. The clock starts at the first epoch, with the images
+open: torchvision's are in memory, ours in the pixel cache. It stands still while test is measured, which is done after
+each epoch and decides nothing but when it stops; what `fit` measures of train and val itself counts as ours. A seed
+that does not reach 99 % is a failure. Opening the images, and importing, count for neither.
 
 The loop itself: the same batches of digits, with the base's params, in one process and in turns, by `train_epoch` and
 by four bare lines (forward, zero_grad, backward, optimiser step) over a list that holds them already. What the first
@@ -91,7 +91,6 @@ SPLIT = {
     "split.fractions.test": 0.0,
     "split.layout": "shards",
 }
-THREADS = 2
 GOAL = 0.99
 CAP = 12  # epochs of the example
 TIMES = 40  # as fast as the example, at least
@@ -227,9 +226,9 @@ def train_ours(folder: Path, seed: int) -> list[Epoch]:
     return epochs
 
 
-def train_example(files: Path) -> list[Epoch]:
+def train_example(files: Path, threads: int) -> list[Epoch]:
     """PyTorch's MNIST example until it reaches the goal; `files` is what torchvision calls `root`."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     torch.manual_seed(1)
     transform = Compose([ToTensor(), Normalize((0.1307,), (0.3081,))])
     train, test = (
@@ -288,20 +287,20 @@ def unpack_files(data: Path, root: Path) -> None:
         (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
 
 
-def make_mnist(folder: Path, data: Path) -> None:
+def make_mnist(folder: Path, data: Path, threads: int) -> None:
     """A scratch project with MNIST split and the params FASTEST, its pixels in the cache."""
-    make_project(folder, SPLIT | FASTEST | {"train.threads": THREADS, "run.mirror": str(data / "mnist")})
+    make_project(folder, SPLIT | FASTEST | {"train.threads": threads, "run.mirror": str(data / "mnist")})
     run_stage(folder, "fetch")
     run_stage(folder, "split")
     open_project(folder)
 
 
-def race(folder: Path, data: Path, seeds: int) -> tuple[Figures, list[Promise]]:
+def race(folder: Path, data: Path, seeds: int, threads: int) -> tuple[Figures, list[Promise]]:
     """Every run's time to the goal, and how the promises stand."""
     unpack_files(data / "mnist", folder / "torchvision")
     before = (seeds + 1) // 2
     ours = {seed: run_fresh(train_ours, folder, seed) for seed in range(1, before + 1)}
-    example = run_fresh(train_example, folder / "torchvision")
+    example = run_fresh(train_example, folder / "torchvision", threads)
     ours |= {seed: run_fresh(train_ours, folder, seed) for seed in range(before + 1, seeds + 1)}
     figures: Figures = {f"ours, seed {seed}": describe_run(epochs) for seed, epochs in ours.items()}
     figures["ours, median"] = {
@@ -330,9 +329,9 @@ def describe_run(epochs: list[Epoch]) -> dict[str, float]:
     }
 
 
-def measure_loop(folder: Path, runs: int) -> tuple[Figures, list[Promise]]:
+def measure_loop(folder: Path, runs: int, threads: int) -> tuple[Figures, list[Promise]]:
     """Medians of an epoch's parts, and how the promise of the loop's own share stands."""
-    make_project(folder, {})
+    make_project(folder, {"train.threads": threads})
     run_stage(folder, "fetch")
     run_stage(folder, "split")
     spent = run_fresh(time_loop, folder, runs)
@@ -479,17 +478,18 @@ def main() -> None:
     parser = open_parser(__doc__, "mnist/")
     parser.add_argument("--seeds", type=int, default=5, help="of ours, to 99 % of MNIST")
     parser.add_argument("--runs", type=int, default=5, help="of digits, for the loop's own share")
+    parser.add_argument("--threads", type=int, default=2, help="of the arithmetic, for everyone")
     arguments = parser.parse_args()
     found: dict[str, Figures] = {}
     promises: list[Promise] = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder, data = Path(scratch), arguments.data.resolve()
+        folder, data, threads = Path(scratch), arguments.data.resolve(), arguments.threads
         titled: list[tuple[str, Callable[[], tuple[Figures, list[Promise]]]]] = [
-            ("an epoch of digits", partial(measure_loop, folder / "digits", arguments.runs))
+            ("an epoch of digits", partial(measure_loop, folder / "digits", arguments.runs, threads))
         ]
         if (data / NEEDED["mnist"]).exists():
-            make_mnist(folder / "mnist", data)
-            titled.append(("MNIST to 99 %", partial(race, folder / "mnist", data, arguments.seeds)))
+            make_mnist(folder / "mnist", data, threads)
+            titled.append(("MNIST to 99 %", partial(race, folder / "mnist", data, arguments.seeds, threads)))
             titled.append(("MNIST on a GPU", partial(measure_gpu, folder / "mnist")))
         else:
             print(f"{data / NEEDED['mnist']} is not there; MNIST is not measured")
