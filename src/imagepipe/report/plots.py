@@ -197,6 +197,50 @@ def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path
                 axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=7)
 
 
+def draw_reliability(tables: dict[str, pd.DataFrame], path: Path) -> None:
+    """One panel for each name: bars of the accuracy in each bin of confidence, beside the line on which both agree.
+
+    Each table is `tabulate_calibration`'s. Below, in grey, the share of the images that are in the bin.
+    """
+    with new_figure(path, 9, 3.8) as figure:
+        panels = figure.subplots(2, len(tables), sharex=True, height_ratios=[4, 1], squeeze=False)
+        for column, (name, table) in enumerate(tables.items()):
+            upper, lower = panels[:, column]
+            edges = [*table["low"].tolist(), 1.0]
+            upper.stairs(table["accuracy"].fillna(0), edges, fill=True, color=COLOURS["test"])
+            upper.stairs(table["accuracy"].fillna(0), edges, color="black", linewidth=0.5)
+            upper.plot([0, 1], [0, 1], color="black", linestyle=(0, (3, 1.5)), linewidth=1)
+            there = table["images"] > 0
+            upper.plot(
+                table.loc[there, "confidence"],
+                table.loc[there, "accuracy"],
+                color="black",
+                marker="o",
+                markersize=3,
+                linestyle="none",
+            )
+            lower.stairs(table["images"] / table["images"].sum(), edges, fill=True, color="#888888")
+            upper.set(title=name, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+            lower.set(xlabel="probability of the predicted class", ylabel="share", ylim=(0, 1))
+
+
+def draw_ranking(table: pd.DataFrame, roc_auc: float, average_precision: float, path: Path) -> None:
+    """The ROC and the precision-recall curve, means over classes against the rest, from `tabulate_ranking`."""
+    with new_figure(path, 9, 3.8) as figure:
+        roc, recall = figure.subplots(1, 2)
+        roc.plot(table["share"], table["true_positive_rate"], color=COLOURS["train"], linewidth=1.5)
+        roc.plot([0, 1], [0, 1], color="black", linestyle=(0, (3, 1.5)), linewidth=0.8)
+        recall.plot(table["share"], table["precision"], color=COLOURS["train"], linewidth=1.5)
+        labels = {"xlim": (-0.01, 1.01), "ylim": (0, 1.02)}
+        roc.set(title=f"ROC, area {roc_auc:.4f}", xlabel="false positive rate", ylabel="true positive rate", **labels)
+        recall.set(
+            title=f"precision and recall, average {average_precision:.4f}",
+            xlabel="recall",
+            ylabel="precision",
+            **labels,
+        )
+
+
 def draw_grid(images: Sequence[Any], captions: Sequence[str], path: Path, title: str = "") -> None:
     """A captioned grid of images, each as `to_picture` takes it; without images, a line that says so."""
     columns = min(8, max(1, int(np.ceil(np.sqrt(len(images) * 1.6)))))
