@@ -50,20 +50,12 @@ def write_page(
     values: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Render the page from what the stages left in their folders; `values` is what params.yaml says, by section."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("imagepipe.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": format_percent, "points": format_points, "number": format_number}
     info = read_dataset_info(manifests_dir / "dataset.json")
     predictions = read_predictions(results_dir / "predictions.csv")
     test = predictions[predictions["split"] == "test"]
     mistakes = make_cards(pick_mistakes(test, params.gallery), images_dir)
-    page = environment.get_template("page.html.jinja").render(
+    page = render(
+        "page.html.jinja",
         metrics=json.loads((results_dir / "metrics.json").read_bytes()),
         scores=read_scores(results_dir / "scores.csv"),
         info=info,
@@ -83,6 +75,20 @@ def write_page(
         figures=read_figures(results_dir, balance_dir),
     )
     write_text(path, page)
+
+
+def render(template: str, **values: object) -> str:
+    """The page that a template of this folder makes of `values`; what comes from the user is shown as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("imagepipe.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": format_percent, "points": format_points, "number": format_number}
+    return environment.get_template(template).render(**values)
 
 
 def read_figures(results_dir: Path, balance_dir: Path) -> dict[str, str]:
