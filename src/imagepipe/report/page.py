@@ -25,18 +25,10 @@ def write_page(
     confidence: float,
 ) -> None:
     """Render the page from what the stages left in their folders."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("imagepipe.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["percent"] = format_percent
     figures = {name: results_dir / f"{name}.png" for name in ("curves", "confusion", "mistakes", "examples")}
     figures["balance"] = balance_dir / "balance.png"
-    page = environment.get_template("page.html.jinja").render(
+    page = render(
+        "page.html.jinja",
         metrics=json.loads((results_dir / "metrics.json").read_bytes()),
         info=info,
         source=info.source,
@@ -46,9 +38,23 @@ def write_page(
         rows=read_class_rows(results_dir / "per_class.csv"),
         model=model,
         confidence=confidence,
-        figures={name: encode_figure(figure) for name, figure in figures.items()},
+        figures={name: encode_figure(figure.read_bytes()) for name, figure in figures.items()},
     )
     write_text(path, page)
+
+
+def render(template: str, **values: object) -> str:
+    """The page that a template of this folder makes of `values`; what comes from the user is shown as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("imagepipe.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["percent"] = format_percent
+    return environment.get_template(template).render(**values)
 
 
 def read_class_rows(path: Path) -> list[dict[str, Any]]:
@@ -65,6 +71,6 @@ def format_percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def encode_figure(path: Path) -> str:
+def encode_figure(png: bytes) -> str:
     """A PNG as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
