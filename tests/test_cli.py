@@ -224,10 +224,8 @@ def test_compare_says_what_is_wrong_in_one_line(imagepipe: Imagepipe, two_runs: 
 
 @pytest.mark.slow
 def test_compare_imports_no_torch(run_in: Imagepipe, two_runs: Path) -> None:
-    code = (
-        "import sys; from imagepipe.cli import app; app(['compare', 'a', 'b', '--page', 'p.html'], standalone_mode=False); "
-        "print('torch' in sys.modules)"
-    )
+    run = "app(['compare', 'a', 'b', '--page', 'p.html'], standalone_mode=False)"
+    code = f"import sys; from imagepipe.cli import app; {run}; print('torch' in sys.modules)"
     assert run_in(two_runs, sys.executable, "-c", code).stdout.endswith("\nFalse\n")
 
 
