@@ -31,6 +31,7 @@ PLACES = {
 NEEDED = {
     "digits": "",
     "mnist": "mnist/train-images-idx3-ubyte.gz",
+    "mnist-best": "mnist/train-images-idx3-ubyte.gz",
     "raschka-mlp": "mnist/train-images-idx3-ubyte.gz",
     "catfish": "cifar10/cifar10-11k.zip",
     "cifar10": "cifar10/cifar10-11k.zip",

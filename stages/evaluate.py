@@ -9,8 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from imagepipe.core.config import load_section
-from imagepipe.core.manifest import read_dataset_info
+from imagepipe.core.config import PARAMS_FILE, load_section, read_yaml
 from imagepipe.core.run import count_jobs, load_run_params
 from imagepipe.core.stage import run_stage
 from imagepipe.data.pixels import open_cache
@@ -37,8 +36,8 @@ def main(
         model_path, manifests_dir, images_dir, params.batch_size, count_jobs(run), open_cache(run)
     )
     metrics = write_results(predictions, images_dir, balance_dir, train_dir, results_dir, params)
-    info = read_dataset_info(manifests_dir / "dataset.json")
-    write_page(page_path, results_dir, balance_dir, train_dir, info, model, params.confidence)
+    values = {name: section for name, section in read_yaml(PARAMS_FILE)[0].items() if name != "run"}
+    write_page(page_path, results_dir, balance_dir, train_dir, manifests_dir, images_dir, model, params, values)
     print(f"evaluate: {describe_accuracy(metrics['test'], params.confidence)}; see {page_path}")
 
 

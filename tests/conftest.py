@@ -47,6 +47,15 @@ def mnist_dir() -> Path:
 
 
 @pytest.fixture
+def cifar10_zip() -> Path:
+    """An archive of class folders with 11,000 images of CIFAR-10; the test is skipped where it is absent."""
+    archive = SHARED / "cifar10" / "cifar10-11k.zip"
+    if not archive.is_file():
+        pytest.skip("needs a part of CIFAR-10 in ../shared/data/cifar10")
+    return archive
+
+
+@pytest.fixture
 def make_image() -> Callable[..., NDArray[np.uint8]]:
     """`make_image(number, height=4, width=5, channels=1)`: uint8 pixels that differ for every number below 256."""
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from imagepipe.core.manifest import read_manifest
 from imagepipe.evaluation.predictions import read_predictions
 from tests.data.made import pack_shards
 from tests.evaluation.made import make_table, split_right, write_run
+from tests.made import make_dataset
 
 Imagepipe = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -45,7 +47,7 @@ def list_rows(output: str) -> list[list[str]]:
 def test_says_what_it_can_do(imagepipe: Imagepipe) -> None:
     shown = imagepipe("--help")
     assert shown.returncode == 0
-    for command in ("use", "show", "compare", "evaluate", "summary"):
+    for command in ("use", "show", "lr-find", "compare", "evaluate", "summary"):
         assert f" {command} " in shown.stdout
 
 
@@ -156,6 +158,105 @@ def test_show_names_what_is_wrong(imagepipe: Imagepipe, animals: Path, arguments
     done = imagepipe("show", *arguments)
     assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
     assert not (animals / "show.png").exists()
+
+
+@pytest.fixture
+def made(root: Path, tmp_path: Path) -> Path:
+    """A folder in which split has run, for 12 train images, with a model and reports of an earlier run."""
+    (tmp_path / "data").mkdir()
+    make_dataset(tmp_path / "data", {"train": 12, "val": 6, "test": 5})
+    (tmp_path / "data" / "manifests").mkdir()
+    for path in [*tmp_path.glob("data/*.csv"), tmp_path / "data" / "dataset.json"]:
+        path.rename(tmp_path / "data" / "manifests" / path.name)
+    for name in ("models/model.safetensors", "reports/train/steps.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("of before")
+    text = (root / "recipes" / "base.yaml").read_text("utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("  model: cnn\n", "  model: softmax\n"), "utf-8")
+    return tmp_path
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_lr_find_prints_and_draws_a_curve_and_writes_nothing_else(imagepipe: Imagepipe, made: Path) -> None:
+    before = read_files(made)
+    done = imagepipe("lr-find", "--from", "0.001", "--to", "0.1", "--updates", "21")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "softmax, adamw: 21 of 21 updates, lr from 0.001 to 0.1"
+    assert lines[1].split() == ["update", "lr", "loss", "smoothed"]
+    rows = list_rows(done.stdout)
+    assert [row[:2] for row in rows[:3]] == [["1", "1.0e-03"], ["4", "2.0e-03"], ["7", "4.0e-03"]]
+    assert len(rows) == 7
+    assert re.fullmatch(
+        r"suggestion: train\.lr: 0\.0\d+, the middle of the fifth of the updates with the steepest fall", lines[-3]
+    )
+    assert lines[-2:] == ["params.yaml: train.lr: 0.01", "drawn: lr-find.png"]
+    after = read_files(made)
+    assert after.pop("lr-find.png").startswith(b"\x89PNG")
+    assert after == before
+
+
+@pytest.mark.slow
+def test_lr_find_takes_other_folders_and_another_picture(imagepipe: Imagepipe, made: Path) -> None:
+    (made / "data").rename(made / "mine")
+    done = imagepipe("lr-find", "mine/manifests", "mine/images", "--to", "1e-5", "-n", "2", "-o", "seen/lr.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no suggestion: the smoothed loss falls nowhere, or there are too few updates\n" in done.stdout
+    assert done.stdout.endswith("drawn: seen/lr.png\n")
+    assert (made / "seen" / "lr.png").is_file()
+
+
+@pytest.mark.slow
+def test_lr_find_says_that_it_ended_early(imagepipe: Imagepipe, made: Path) -> None:
+    done = imagepipe("lr-find", "--from", "1e10", "--to", "1e38", "-n", "30")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = "ended early: the smoothed loss rose above four times its least, or the loss was no number any more\n"
+    assert said in done.stdout
+
+
+@pytest.mark.slow
+def test_lr_find_warns_in_one_line_as_train_does(imagepipe: Imagepipe, made: Path) -> None:
+    text = (made / "params.yaml").read_text("utf-8")
+    text = text.replace("  imbalance: none", "  imbalance: class_weights").replace(
+        "  loss: cross_entropy", "  loss: focal"
+    )
+    (made / "params.yaml").write_text(text, "utf-8")
+    done = imagepipe("lr-find", "--updates", "3")
+    assert done.returncode == 0
+    assert re.fullmatch(r"warning: train\.imbalance is class_weights and train\.loss is focal: .*\n", done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["absent"],
+            "absent/dataset.json: cannot be read: No such file or directory. Run the split stage first.",
+        ),
+        (["--from", "0.1", "--to", "0.1"], "learning rates from 0.1 to 0.1; expected 0 < from < to."),
+        (["--updates", "1"], "learning rates that rise over 1 updates; expected 2 or more."),
+    ],
+    ids=["no manifests", "rates", "updates"],
+)
+def test_lr_find_names_what_is_wrong(imagepipe: Imagepipe, made: Path, arguments: list[str], message: str) -> None:
+    done = imagepipe("lr-find", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
+    assert not (made / "lr-find.png").exists()
+
+
+@pytest.mark.slow
+def test_lr_find_names_a_wrong_param_of_train(imagepipe: Imagepipe, made: Path) -> None:
+    text = (made / "params.yaml").read_text("utf-8")
+    (made / "params.yaml").write_text(text.replace("  optimizer: adamw", "  optimiser: adamw"), "utf-8")
+    done = imagepipe("lr-find")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "train.optimiser: unknown key; did you mean `optimizer`?" in done.stderr
+    assert not (made / "lr-find.png").exists()
 
 
 @pytest.fixture

@@ -20,11 +20,10 @@ from safetensors import safe_open
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import SPLITS, read_dataset_info, read_manifest
 from imagepipe.core.tables import read_text_table
-from tests.conftest import ROOT, SHARED
+from tests.conftest import ROOT
 from tests.sources.loopback import serve
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-CIFAR = SHARED / "cifar10" / "cifar10-11k.zip"
 pytestmark = pytest.mark.slow
 
 # In the spirit of the 'big list of naughty strings' (https://github.com/minimaxir/big-list-of-naughty-strings).
@@ -184,13 +183,6 @@ def test_a_class_that_val_lacks_shifts_no_index(place: Path) -> None:
     assert json.loads((place / "reports/balance/balance.json").read_text("utf-8"))["violations"] > 0
 
 
-@pytest.fixture
-def cifar() -> Path:
-    if not CIFAR.is_file():
-        pytest.skip("needs a part of CIFAR-10 in ../shared/data/cifar10")
-    return CIFAR
-
-
 def use_recipe(folder: Path, recipe: str, **fetch: str) -> None:
     """Base plus recipe in `folder`, with another source, and one epoch."""
     shutil.copytree(ROOT / "recipes", folder / "recipes")
@@ -204,9 +196,9 @@ def use_recipe(folder: Path, recipe: str, **fetch: str) -> None:
         params["train"]["epochs"] = 1
 
 
-def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar: Path) -> None:
-    use_recipe(place, "cifar10", source="folder", name="", path=str(cifar))
-    printed = run_stages(place, str(cifar))
+def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar10_zip: Path) -> None:
+    use_recipe(place, "cifar10", source="folder", name="", path=str(cifar10_zip))
+    printed = run_stages(place, str(cifar10_zip))
     assert "parts of the source: test (1000 files), train (10000 files)" in printed
     counts = read_dataset_info(place / "data/manifests/dataset.json").counts
     assert {split: sum(classes.values()) for split, classes in counts.items()} == {
@@ -216,7 +208,7 @@ def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar: Path) -> None:
     }
     assert set(counts["train"].values()) == {900}
     source = read_manifest(place / "data/manifests/test.csv").iloc[0]
-    with zipfile.ZipFile(cifar) as archive, archive.open(source["source"]) as file, Image.open(file) as image:
+    with zipfile.ZipFile(cifar10_zip) as archive, archive.open(source["source"]) as file, Image.open(file) as image:
         expected = np.asarray(image)
     with Image.open(place / "data/images" / source["path"]) as image:
         assert np.array_equal(np.asarray(image), expected)
@@ -224,9 +216,9 @@ def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar: Path) -> None:
     assert metrics["test"]["accuracy"] > 0.3  # after one epoch; chance is 0.1
 
 
-def test_catfish_from_folders_without_a_test_part(place: Path, cifar: Path) -> None:
+def test_catfish_from_folders_without_a_test_part(place: Path, cifar10_zip: Path) -> None:
     stand_in = {"cat": "cat", "frog": "fish"}
-    with zipfile.ZipFile(cifar) as archive:
+    with zipfile.ZipFile(cifar10_zip) as archive:
         for name in archive.namelist():
             _, part, class_name, file = name.split("/")
             if class_name in stand_in:

@@ -1,7 +1,9 @@
 """The command `imagepipe`: what people do beside `dvc repro`."""
 
 import json
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,9 +11,11 @@ import typer
 
 from imagepipe.core.config import load_section
 from imagepipe.core.errors import ImagepipeError, InputError
+from imagepipe.core.run import load_run_params
+from imagepipe.core.stage import print_warning
 
 app = typer.Typer(
-    help="A reproducible image-classification pipeline: recipes, a look at the data, the result.",
+    help="A reproducible image-classification pipeline: recipes, a look at the data, a learning rate, the result.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,6 +67,46 @@ def show(
         span = f"{int(image.min())}–{int(image.max())}"
         print(f"{index:>7}  {tuple(image.shape)!s:<14} {image.dtype!s:<11} {span:<9} {label:>5}  {name}")
     draw_grid([image for image, _ in samples], [shorten(name, 14) for name in names], out)
+    print(f"drawn: {out}")
+
+
+@app.command("lr-find")
+def find_learning_rate(
+    manifests: Annotated[Path, typer.Argument(help="the folder of the manifests")] = Path("data/manifests"),
+    images: Annotated[Path, typer.Argument(help="the folder that their paths are below")] = Path("data/images"),
+    lowest: Annotated[float, typer.Option("--from", help="the learning rate to begin with")] = 1e-6,
+    highest: Annotated[float, typer.Option("--to", help="the learning rate to end with")] = 1.0,
+    updates: Annotated[int, typer.Option("--updates", "-n", help="updates between the two, 2 or more")] = 100,
+    out: Annotated[Path, typer.Option("--out", "-o", help="the picture to write")] = Path("lr-find.png"),
+) -> None:
+    """Draw the loss while the learning rate rises, and suggest a rate; the train section of params.yaml says for what.
+
+    It trains a model of its own for that. No file is written but the picture.
+    """
+    # As in stages/train.py, before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from imagepipe.models.runtime import fix_arithmetic
+    from imagepipe.report.plots import draw_rates
+    from imagepipe.training.lr_find import Sweep, suggest_rate, trace_run
+    from imagepipe.training.params import TrainParams
+
+    params, run, sweep = load_section("train", TrainParams), load_run_params(), Sweep(lowest, highest, updates)
+    fix_arithmetic(params.threads)
+    curve = trace_run(manifests, images, params, run, sweep)
+    print(f"{params.model}, {params.optimizer}: {len(curve)} of {updates} updates, lr from {lowest:g} to {highest:g}")
+    print(f"{'update':>6}  {'lr':>8}  {'loss':>8}  {'smoothed':>8}")
+    for row in curve[:: -(-len(curve) // 10)].itertuples():
+        print(f"{row.update:>6}  {row.lr:>8.1e}  {row.loss:>8.2f}  {row.smoothed:>8.2f}")
+    if len(curve) < updates:
+        print("ended early: the smoothed loss rose above four times its least, or the loss was no number any more")
+    suggestion = suggest_rate(curve)
+    if suggestion is None:
+        print("no suggestion: the smoothed loss falls nowhere, or there are too few updates")
+    else:
+        print(f"suggestion: train.lr: {suggestion:.2g}, the middle of the fifth of the updates with the steepest fall")
+    print(f"params.yaml: train.lr: {params.lr:g}")
+    draw_rates(curve, suggestion, params.lr, out)
     print(f"drawn: {out}")
 
 
@@ -128,13 +172,13 @@ def evaluate(
     check_replaceable(out)
     fix_arithmetic(params.threads)
     judged = judge_images(images, model, out.parent, params, ignore_unknown, allow_train)
-    metrics = write_judged(out, judged, params.confidence)
+    metrics, classes = write_judged(out, judged, params)
     for note in judged.notes:
         print(f"{images}: {note}")
     if judged.ignored:
         print(f"{images}: images of classes that the model does not know: {judged.ignored.total():,}, left out")
     print(f"{images}: {describe_accuracy(metrics['test'], params.confidence)}")
-    print(format_classes(judged.predictions))
+    print(format_classes(classes))
     print(f"written: {out}")
     if judged.unreadable:
         print(list_findings(f"{images}: images that cannot be used", judged.unreadable), file=sys.stderr)
@@ -160,7 +204,8 @@ def summary() -> None:
 
 
 def main() -> None:
-    """Run the command; an ImagepipeError is one message and its exit code."""
+    """Run the command; an ImagepipeError is one message and its exit code, a warning one line."""
+    warnings.showwarning = print_warning
     try:
         app()
     except ImagepipeError as error:

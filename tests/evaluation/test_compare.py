@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from imagepipe.core.errors import InputError
 from imagepipe.evaluation.compare import Comparison, compare
-from imagepipe.evaluation.metrics import measure_accuracy
+from imagepipe.evaluation.intervals import measure_proportion
 from tests.evaluation.made import make_table, split_right, write_run
 
 PARAMS = """
@@ -46,7 +46,7 @@ def test_a_pair_by_hand(tmp_path: Path) -> None:
     assert (pair.both_right, pair.lost, pair.won, pair.both_wrong, pair.groups) == (59, 6, 16, 80, None)
     assert (pair.exact, pair.mid, pair.p) == pytest.approx((0.052479, 0.034690, 0.034690), abs=1e-6)
     assert (pair.difference.value, pair.difference.low) == pytest.approx((10 / 161, 0.0046), abs=5e-5)
-    assert [run.accuracy for run in found.runs] == [measure_accuracy(right, 161, 0.95) for right in (65, 75)]
+    assert [run.accuracy for run in found.runs] == [measure_proportion(right, 161, 0.95) for right in (65, 75)]
     a, b = tmp_path / "a", tmp_path / "b"
     assert found.list_verdicts() == [
         f"{b} is better than {a} by 6.21 points (95 % interval 0.46 to 11.86), p = 0.0347."

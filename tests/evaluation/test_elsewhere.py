@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,12 @@ from imagepipe.core.files import write_json
 from imagepipe.core.hashes import hash_pixels
 from imagepipe.core.manifest import SPLITS, read_manifest
 from imagepipe.evaluation.elsewhere import Judged, check_replaceable, format_classes, judge_images, write_judged
-from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.evaluation.predictions import read_predictions
 from imagepipe.models.classifier import build_classifier, save_classifier
 from tests.conftest import ROOT
 from tests.made import CLASSES, make_dataset, make_model_info
+from tests.report.conftest import PARAMS
 
-PARAMS = EvaluateParams(batch_size=3, confidence=0.95, gallery=4, threads=1)
 MODEL = Path("m.safetensors")
 
 
@@ -253,7 +253,7 @@ def test_classes_have_the_names_that_the_project_gives_them(here: Path) -> None:
 def test_what_is_written_is_what_evaluate_writes(here: Path) -> None:
     save_folders()
     judged = judge()
-    metrics = write_judged(Path("out"), judged, 0.95)
+    metrics, _ = write_judged(Path("out"), judged, PARAMS)
     assert sorted(path.name for path in Path("out").iterdir()) == ["metrics.json", "per_class.csv", "predictions.csv"]
     right = int((judged.predictions["class"] == judged.predictions["predicted"]).sum())
     assert metrics["test"]["accuracy"] == right / 4
@@ -261,7 +261,7 @@ def test_what_is_written_is_what_evaluate_writes(here: Path) -> None:
     assert json.loads(Path("out/metrics.json").read_text())["test"]["images"] == 4
     assert len(read_predictions(Path("out/predictions.csv"))) == 4
     before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
-    write_judged(Path("out"), judge(), 0.95)
+    write_judged(Path("out"), judge(), PARAMS)
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
 
 
@@ -270,7 +270,7 @@ def test_the_constant_answer_is_trains_most_frequent_class_where_that_is_known(h
     save_folders()
     judged = judge()
     change_info(counts={"train": {"cat": 1, "dog": 9, "NA": 0}})
-    assert write_judged(Path("out"), judged, 0.95)["baseline"]["accuracy"] == 0.25
+    assert write_judged(Path("out"), judged, PARAMS)[0]["baseline"]["accuracy"] == 0.25
 
 
 def test_a_folder_with_other_things_is_not_replaced(here: Path) -> None:
@@ -291,7 +291,8 @@ def test_a_place_that_cannot_be_written_is_the_machines_fault(here: Path) -> Non
 
 def test_classes_are_shown_from_the_worst_on(here: Path) -> None:
     save_folders()
-    table = judge().predictions.assign(predicted=["NA", "cat", "dog", "cat"])
+    predictions = judge().predictions.assign(predicted=["NA", "cat", "dog", "cat"])
+    _, table = write_judged(Path("out"), replace(judge(), predictions=predictions), PARAMS)
     assert format_classes(table, shown=2).splitlines() == [
         "  images   recall precision  class",
         "       1   0.00 %    0.00 %  dog",

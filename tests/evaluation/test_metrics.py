@@ -1,50 +1,72 @@
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score
-
-from imagepipe.evaluation.metrics import (
-    count_confusions,
-    describe_accuracy,
-    list_predicted_classes,
-    measure_accuracy,
-    measure_classes,
-    measure_predictions,
-    measure_split,
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    matthews_corrcoef,
+    precision_score,
+    roc_auc_score,
+    top_k_accuracy_score,
 )
 
+from imagepipe.evaluation.calibration import find_log_probabilities
+from imagepipe.evaluation.metrics import (
+    Measured,
+    count_confusions,
+    describe_accuracy,
+    list_confusions,
+    list_predicted_classes,
+    measure_predictions,
+    measure_split,
+    read_outcomes,
+    summarise,
+    tabulate_ranking,
+    tabulate_scores,
+)
 
-def make_predictions(pairs: list[tuple[str, str]], classes: str = "abc", split: str = "test") -> pd.DataFrame:
-    """Rows of (true, predicted)."""
-    table = pd.DataFrame(pairs, columns=["class", "predicted"]).assign(split=split, loss=0.0)
-    return table.assign(**{f"logit:{name}": np.float32(0) for name in classes})
-
-
+CONFIDENCE = 0.95
 PAIRS = [("a", "a"), ("a", "a"), ("a", "b"), ("b", "b"), ("b", "a"), ("c", "c")]
 
 
-def test_wilson_interval_by_its_formula() -> None:
-    z, n, p = 1.959963984540054, 10, 0.9
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    found = measure_accuracy(9, 10, 0.95)
-    assert (found.value, found.low, found.high) == pytest.approx((0.9, middle - half, middle + half))
+def make_predictions(
+    pairs: Sequence[tuple[str, str]], classes: str = "abc", split: str = "test", groups: str = ""
+) -> pd.DataFrame:
+    """Rows of (true, predicted), with a logit of 2 for what is predicted and 0 for the others."""
+    table = pd.DataFrame(pairs, columns=["class", "predicted"]).assign(split=split, loss=0.0)
+    table["group"] = list(groups) or ""
+    logits = {f"logit:{name}": np.where(table["predicted"] == name, 2.0, 0.0).astype(np.float32) for name in classes}
+    return table.assign(**logits)
 
 
-def test_all_right_has_an_interval_below_one() -> None:
-    found = measure_accuracy(10, 10, 0.95)
-    assert found.high == 1
-    assert found.low == pytest.approx(10 / (10 + 1.959963984540054**2))
+def make_random(count: int = 200, classes: int = 4, seed: int = 0) -> pd.DataFrame:
+    """Predictions whose logits lean towards the true class."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, count)
+    logits = generator.normal(size=(count, classes)) + 1.5 * np.eye(classes)[labels]
+    names = np.array(list("abcdefgh"[:classes]))
+    table = pd.DataFrame({"class": names[labels], "predicted": names[logits.argmax(axis=1)], "split": "test"})
+    return table.assign(**{f"logit:{name}": logits[:, index] for index, name in enumerate(names)})
 
 
-def test_a_wider_confidence_has_a_wider_interval() -> None:
-    assert measure_accuracy(9, 10, 0.99).low < measure_accuracy(9, 10, 0.9).low
+def measure(table: pd.DataFrame, temperature: float = 1.0, top_k: int = 2, resamples: int = 200) -> Measured:
+    return measure_split(read_outcomes(table), temperature, top_k, CONFIDENCE, resamples)
 
 
 def test_confusions_have_true_classes_in_rows() -> None:
     assert count_confusions(make_predictions(PAIRS)).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_the_most_frequent_mistakes_come_first() -> None:
+    counts = np.array([[5, 1, 3], [1, 5, 0], [0, 0, 5]])
+    assert list_confusions(counts, ["a", "b", "c"], 2) == [("a", "c", 3), ("a", "b", 1)]
+    assert list_confusions(np.eye(3, dtype=np.int64), ["a", "b", "c"], 2) == []
 
 
 def test_classes_keep_the_order_of_the_logit_columns() -> None:
@@ -52,50 +74,146 @@ def test_classes_keep_the_order_of_the_logit_columns() -> None:
 
 
 def test_figures_of_each_class_by_hand() -> None:
-    table = measure_classes(make_predictions(PAIRS))
+    table = measure(make_predictions(PAIRS)).classes
     assert table["images"].tolist() == [3, 2, 1]
     assert table["predicted"].tolist() == [3, 2, 1]
     assert table["precision"].tolist() == pytest.approx([2 / 3, 1 / 2, 1], abs=1e-6)
     assert table["recall"].tolist() == pytest.approx([2 / 3, 1 / 2, 1], abs=1e-6)
+    assert table["f1"].tolist() == pytest.approx([2 / 3, 1 / 2, 1], abs=1e-6)
 
 
-def test_a_class_that_is_never_predicted_has_precision_0() -> None:
-    table = measure_classes(make_predictions([("a", "a"), ("b", "a")], classes="ab"))
+def test_precision_and_recall_of_a_class_have_wilsons_interval() -> None:
+    """One right of one: 1 / (1 + z²) is the lower bound."""
+    table = measure(make_predictions(PAIRS)).classes
+    assert table["recall_low"].iloc[2] == pytest.approx(1 / (1 + 1.959963984540054**2), abs=1e-6)
+    assert table["precision_high"].iloc[2] == 1
+
+
+def test_a_class_that_is_never_predicted_has_precision_0_and_no_interval_for_it() -> None:
+    table = measure(make_predictions([("a", "a"), ("b", "a")], classes="ab")).classes
     assert table["precision"].tolist() == [0.5, 0]
     assert table["f1"].tolist() == pytest.approx([2 / 3, 0], abs=1e-6)
+    assert math.isnan(table["precision_low"].iloc[1])
 
 
 def test_a_class_without_images_is_left_out_of_the_means() -> None:
     pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
-    with_ghost = measure_split(make_predictions(pairs, classes="abz"), 0.95)
-    assert with_ghost == measure_split(make_predictions(pairs, classes="ab"), 0.95)
-    assert math.isnan(measure_classes(make_predictions(pairs, classes="abz"))["recall"][2])
+    ghost, plain = (measure(make_predictions(pairs, classes=classes)) for classes in ("abz", "ab"))
+    for name in ("accuracy", "macro_precision", "macro_f1", "balanced_accuracy", "matthews", "roc_auc"):
+        assert ghost.scores[name] == plain.scores[name]
+    assert ghost.classes.loc[2, ["recall", "f1", "recall_low", "f1_high", "roc_auc"]].isna().all()
 
 
-def test_macro_figures_agree_with_scikit_learn() -> None:
-    table = make_predictions(PAIRS)
-    found = measure_split(table, 0.95)
-    assert found["macro_f1"] == pytest.approx(f1_score(table["class"], table["predicted"], average="macro"), abs=1e-6)
-    expected = balanced_accuracy_score(table["class"], table["predicted"])
-    assert found["balanced_accuracy"] == pytest.approx(expected, abs=1e-6)
+def test_every_figure_agrees_with_scikit_learn() -> None:
+    table = make_random()
+    found = {name: score.value for name, score in measure(table).scores.items()}
+    truth, predicted = table["class"], table["predicted"]
+    labels = truth.map({name: index for index, name in enumerate("abcd")}).to_numpy()
+    logits = table[[f"logit:{name}" for name in "abcd"]].to_numpy()
+    probabilities = np.exp(find_log_probabilities(logits))
+    expected = {
+        "accuracy": (truth == predicted).mean(),
+        "macro_precision": precision_score(truth, predicted, average="macro"),
+        "macro_f1": f1_score(truth, predicted, average="macro"),
+        "balanced_accuracy": balanced_accuracy_score(truth, predicted),
+        "matthews": matthews_corrcoef(truth, predicted),
+        "log_loss": log_loss(labels, probabilities),
+        "brier": brier_score_loss(labels, probabilities, scale_by_half=False),
+        "top_2_accuracy": top_k_accuracy_score(labels, logits, k=2),
+        "roc_auc": roc_auc_score(labels, probabilities, multi_class="ovr"),
+        "average_precision": average_precision_score(np.eye(4)[labels], probabilities),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_intervals_hold_their_figure_and_differ_with_the_confidence() -> None:
+    scores = measure(make_random()).scores
+    for name in ("accuracy", "macro_precision", "macro_f1", "balanced_accuracy", "matthews", "log_loss", "brier"):
+        assert scores[name].low < scores[name].value < scores[name].high
+    narrow = measure_split(read_outcomes(make_random()), 1.0, 2, 0.5, 200).scores
+    assert narrow["macro_f1"].high - narrow["macro_f1"].low < scores["macro_f1"].high - scores["macro_f1"].low
+
+
+def test_images_of_a_group_count_as_one_draw() -> None:
+    """Ten groups of twenty that are right or wrong together tell as much as ten images, not as two hundred."""
+    outcomes = [("a", "a")] * 160 + [("a", "b")] * 40
+    alone = measure(make_predictions(outcomes, "ab")).scores["accuracy"]
+    names = "".join(letter * 20 for letter in "qrstuvwxyz")
+    together = measure(make_predictions(outcomes, "ab", groups=names)).scores["accuracy"]
+    assert together.value == alone.value == 0.8
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    assert together.low == pytest.approx(0.5, abs=0.11)
+
+
+def test_there_is_no_top_k_where_there_are_no_more_classes() -> None:
+    assert "top_3_accuracy" not in measure(make_predictions(PAIRS), top_k=3).scores
+    assert measure(make_predictions(PAIRS), top_k=2).scores["top_2_accuracy"].value == pytest.approx(1.0)
+
+
+def test_of_equal_logits_the_lowest_class_is_first() -> None:
+    table = make_predictions([("a", "a"), ("b", "a"), ("c", "a")]).assign(
+        **{f"logit:{name}": np.float32(0) for name in "abc"}
+    )
+    assert measure(table, top_k=2).scores["top_2_accuracy"].value == pytest.approx(2 / 3)
+
+
+def test_scaled_figures_are_those_of_the_divided_logits() -> None:
+    table = make_random()
+    halved = table.assign(**{f"logit:{name}": table[f"logit:{name}"] / 2 for name in "abcd"})
+    scaled, plain = measure(table, temperature=2.0).scores, measure(halved).scores
+    for name in ("log_loss", "brier", "calibration_error"):
+        assert scaled[f"{name}_scaled"].value == pytest.approx(plain[name].value)
+
+
+def test_a_split_of_one_class_has_no_ranking_and_no_nan_where_it_is_written() -> None:
+    table = make_predictions([("a", "a"), ("a", "b")], classes="ab")
+    measured = measure(table)
+    assert math.isnan(measured.scores["roc_auc"].value)
+    assert measured.scores["matthews"].value == 0
+    assert tabulate_ranking(read_outcomes(table)).empty
+    summarise({"test": measured}, 1.0, 0.5)
+
+
+def test_curves_have_the_areas_that_scikit_learn_finds() -> None:
+    table = make_random(400)
+    ranking, scores = tabulate_ranking(read_outcomes(table)), measure(table).scores
+    assert np.trapezoid(ranking["true_positive_rate"], ranking["share"]) == pytest.approx(
+        scores["roc_auc"].value, abs=0.01
+    )
+    assert ranking["precision"].mean() == pytest.approx(scores["average_precision"].value, abs=0.02)
+    assert ranking["true_positive_rate"].is_monotonic_increasing
+    assert ranking["precision"].is_monotonic_decreasing
+
+
+def test_the_temperature_is_fitted_on_val_and_used_on_test() -> None:
+    test, val = make_random(300), make_random(300, seed=1).assign(split="val")
+    measured, temperature = measure_predictions(pd.concat([val, test], ignore_index=True), 2, CONFIDENCE, 100)
+    assert temperature != 1
+    assert measured["val"].scores["log_loss_scaled"].value <= measured["val"].scores["log_loss"].value
+    assert list(measured) == ["val", "test"]
+    assert measure_predictions(test, 2, CONFIDENCE, 100)[1] == 1
 
 
 def test_metrics_keep_splits_apart_and_count_what_is_odd() -> None:
     test = make_predictions([("a", "a"), ("a", "a"), ("b", "a"), ("b", "b")])
-    val = make_predictions([("c", "a")], split="val")
-    metrics = measure_predictions(pd.concat([val, test], ignore_index=True), "b", 0.95)
+    val = make_predictions([("c", "a"), ("a", "a")], split="val")
+    measured, temperature = measure_predictions(pd.concat([val, test], ignore_index=True), 5, CONFIDENCE, 100)
+    metrics = summarise(measured, temperature, 0.5)
     assert metrics["test"]["accuracy"] == 0.75
-    assert metrics["val"]["accuracy"] == 0
+    assert metrics["val"]["accuracy"] == 0.5
     assert metrics["baseline"]["accuracy"] == 0.5
     assert metrics["test"]["classes_absent"] == 1
     assert metrics["test"]["classes_never_predicted"] == 1
+    scores = tabulate_scores(measured).set_index(["split", "metric"])["value"]
+    assert (scores["val", "accuracy"], scores["test", "accuracy"]) == (0.5, 0.75)
 
 
 def test_metrics_do_without_val_and_stay_at_fifteen_scalars() -> None:
     test = make_predictions(PAIRS)
-    assert "val" not in measure_predictions(test, "a", 0.95)
-    both = measure_predictions(pd.concat([test, test.assign(split="val")], ignore_index=True), "a", 0.95)
-    assert sum(len(figures) for figures in both.values()) <= 15
+    assert "val" not in summarise(measure_predictions(test, 5, CONFIDENCE, 100)[0], 1.0, 0.5)
+    both = pd.concat([test, test.assign(split="val")], ignore_index=True)
+    metrics = summarise(*measure_predictions(both, 5, CONFIDENCE, 100), 0.5)
+    assert sum(len(part) if isinstance(part, dict) else 1 for part in metrics.values()) <= 15
 
 
 def test_one_line_says_accuracy_interval_and_number() -> None:
@@ -104,6 +222,6 @@ def test_one_line_says_accuracy_interval_and_number() -> None:
 
 
 def test_counts_are_whole_numbers_even_where_nothing_is_right() -> None:
-    found = measure_classes(make_predictions([("a", "b"), ("b", "a")], classes="ab"))
+    found = measure(make_predictions([("a", "b"), ("b", "a")], classes="ab")).classes
     assert found["images"].tolist() == [1, 1]
     assert found["images"].dtype == np.int64

@@ -6,7 +6,16 @@ from imagepipe.core.config import load_section
 from imagepipe.core.errors import InputError
 from imagepipe.evaluation.params import EvaluateParams
 
-GOOD = "evaluate:\n  batch_size: 500\n  confidence: 0.95\n  gallery: 32\n  threads: 2\n"
+GOOD = """evaluate:
+  batch_size: 500
+  confidence: 0.95
+  gallery: 32
+  threads: 2
+  resamples: 1000
+  top_k: 5
+  intended_use: ''
+  limits: ''
+"""
 
 
 def test_reads_the_section(tmp_path: Path) -> None:
@@ -22,6 +31,8 @@ def test_reads_the_section(tmp_path: Path) -> None:
         ("gallery: 32", "gallery: 401", 4),
         ("batch_size: 500", "batch_size: 0", 2),
         ("threads: 2", "threads: 0", 5),
+        ("resamples: 1000", "resamples: 99", 6),
+        ("top_k: 5", "top_k: 1", 7),
     ],
 )
 def test_refuses_what_is_out_of_range_with_its_line(tmp_path: Path, old: str, new: str, line: int) -> None:

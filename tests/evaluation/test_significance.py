@@ -15,8 +15,7 @@ from imagepipe.evaluation.significance import (
     compare_signs,
     correct_holm,
     measure_difference,
-    number_groups,
-    resample_groups,
+    resample_difference,
 )
 
 
@@ -112,14 +111,10 @@ def test_newcombes_interval_holds_the_difference_and_turns_with_it(
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
 
 
-def test_images_without_a_group_are_their_own() -> None:
-    assert number_groups(["a", "", "a", "", "b"]).tolist() == [0, 1, 0, 2, 3]
-
-
 def test_the_bootstrap_is_wider_than_the_images_alone_would_be() -> None:
     """Ten groups of ten images each that change sides together."""
-    sums = np.array([10, 10, 10, 10, 10, 10, -10, -10, -10, -10])
-    found = resample_groups(sums, np.full(10, 10), 0.95)
+    differences = np.repeat([1] * 6 + [-1] * 4, 10)
+    found = resample_difference(differences, np.repeat(np.arange(10), 10), 0.95)
     right, better = make_pairs(0, 40, 60, 0)
     alone = measure_difference(right, better, 0.95)
     assert found.value == alone.value == 0.2
@@ -129,13 +124,13 @@ def test_the_bootstrap_is_wider_than_the_images_alone_would_be() -> None:
 
 
 def test_the_bootstrap_weighs_groups_by_their_images_and_repeats() -> None:
-    sums, sizes = np.array([3, 0, -1, 0]), np.array([3, 5, 1, 1])
-    assert resample_groups(sums, sizes, 0.9) == resample_groups(sums, sizes, 0.9)
-    assert resample_groups(sums, sizes, 0.9).value == 0.2
+    differences, units = np.array([1, 1, 1, 0, 0, 0, 0, 0, -1, 0]), np.array([0, 0, 0, 1, 1, 1, 1, 1, 2, 3])
+    assert resample_difference(differences, units, 0.9) == resample_difference(differences, units, 0.9)
+    assert resample_difference(differences, units, 0.9).value == 0.2
 
 
 def test_one_group_alone_says_nothing() -> None:
-    found = resample_groups(np.array([3]), np.array([4]), 0.95)
+    found = resample_difference(np.array([1, 1, 1, 0]), np.zeros(4, np.int64), 0.95)
     assert (found.value, found.low, found.high) == (0.75, -1, 1)
 
 

@@ -10,7 +10,9 @@ from imagepipe.models.runtime import fix_arithmetic
 def restore_arithmetic() -> Iterator[None]:
     """Leave torch's global state as it was."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     yield
+    torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
 
@@ -26,3 +28,9 @@ def test_an_operation_without_a_deterministic_form_is_refused() -> None:
     fix_arithmetic(1)
     with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
         torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))
+
+
+def test_new_memory_is_not_filled() -> None:
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    fix_arithmetic(1)
+    assert not torch.utils.deterministic.fill_uninitialized_memory

@@ -11,7 +11,16 @@ from imagepipe.report.balance import BalanceParams, report_balance
 from imagepipe.report.results import write_results
 from tests.made import CLASSES, make_dataset
 
-PARAMS = EvaluateParams(batch_size=10, confidence=0.95, gallery=4, threads=1)
+PARAMS = EvaluateParams(
+    batch_size=10,
+    confidence=0.95,
+    gallery=4,
+    threads=1,
+    resamples=100,
+    top_k=2,
+    intended_use="Sorting <b>pets</b>.",
+    limits="",
+)
 
 
 def make_predictions(wrong: int, count: int = 6) -> pd.DataFrame:

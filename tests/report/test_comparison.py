@@ -166,19 +166,6 @@ def test_a_picture_is_found_by_its_pixels_and_not_believed_where_they_have_chang
     assert find_pictures({first, second, third, "0" * 64}, [tmp_path / "project"]).keys() == {first}
 
 
-def test_large_pictures_are_made_smaller(tmp_path: Path, dataset: pd.DataFrame) -> None:
-    from imagepipe.core.files import write_csv
-    from imagepipe.core.hashes import hash_pixels
-
-    pixels = np.zeros((200, 400, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "project" / "data" / "images" / dataset["path"].iloc[0])
-    dataset.loc[0, "pixel_sha256"] = hash_pixels("RGB", pixels)
-    write_csv(tmp_path / "project" / "data" / "manifests" / "test.csv", dataset)
-    (uri,) = find_pictures({hash_pixels("RGB", pixels)}, [tmp_path / "project"]).values()
-    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
-        assert (picture.mode, picture.size) == ("RGB", (160, 80))
-
-
 def test_images_that_are_not_at_hand_have_their_key_alone(tmp_path: Path) -> None:
     reader, _ = read_page(tmp_path, make_comparison(tmp_path, (2, 2, 2, 0)))
     assert "img" not in reader.tags

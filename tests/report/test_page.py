@@ -3,9 +3,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from imagepipe.core.manifest import DatasetInfo
-from imagepipe.report.page import encode_figure, format_percent, read_class_rows, write_page
+from imagepipe.report.page import (
+    flatten_values,
+    format_number,
+    format_percent,
+    format_points,
+    read_class_rows,
+    write_page,
+)
 from tests.made import make_dataset_info, make_model_info
-from tests.report.conftest import make_predictions, write
+from tests.report.conftest import PARAMS, make_predictions, write
 
 NASTY = '<script>alert("1")</script>'
 
@@ -39,6 +46,7 @@ def write_report(folder: Path, info: DatasetInfo, wrong: int = 2) -> str:
         "train": {"accuracy": 1.0, "loss": 0.1},
         "val": {"accuracy": 0.5, "loss": 0.7},
         "baseline": {"val_accuracy": 0.25},
+        "gap": 0.5,
         "suggestion": "even train is not learnt (bias).",
         "kept_epoch": 2,
         "epochs": 3,
@@ -46,8 +54,26 @@ def write_report(folder: Path, info: DatasetInfo, wrong: int = 2) -> str:
         "weights": 650,
     }
     (folder / "train" / "metrics.json").write_text(json.dumps(training))
-    write_page(folder / "report.html", results, folder / "balance", folder / "train", info, make_model_info(), 0.95)
+    (folder / "manifests").mkdir(exist_ok=True)
+    (folder / "manifests" / "dataset.json").write_text(info.model_dump_json())
+    (folder / "manifests" / "rejected.csv").write_text("source,reason\na.jpg,cut\n")
+    write_page(
+        folder / "report.html",
+        results,
+        folder / "balance",
+        folder / "train",
+        folder / "manifests",
+        folder / "images",
+        make_model_info(),
+        PARAMS,
+        {"train": {"lr": 0.1, "sgd": {"nesterov": False}}, "fetch": {"name": ""}},
+    )
     return (folder / "report.html").read_text("utf-8")
+
+
+def quote(page: str) -> str:
+    """The text of a page with the quotes that a browser puts around what is quoted."""
+    return " ".join(Reader(page.replace("<q>", "“").replace("</q>", "”")).text.split())
 
 
 def make_info(**changes: object) -> DatasetInfo:
@@ -56,17 +82,19 @@ def make_info(**changes: object) -> DatasetInfo:
 
 
 def test_the_headline_is_the_accuracy_with_its_interval_and_baseline(folder: Path) -> None:
-    text = " ".join(Reader(write_report(folder, make_info())).text.split())
+    page = write_report(folder, make_info())
+    text = " ".join(Reader(page).text.split())
     assert "66.67 % of 6 test images are classified right" in text
-    assert "lies between 30.00 % and 90.32 % (Wilson)" in text
+    assert "lies between 30.00 % and 90.32 %." in text
+    assert "What goes wrong: 2 images, most often “cat” taken for “dog” (1), “dog” taken for “NA” (1)." in quote(page)
     assert "the most frequent class would reach 33.33 %" in text
 
 
 def test_the_page_stands_alone(folder: Path) -> None:
     reader = Reader(write_report(folder, make_info()))
-    assert all(address.startswith("data:") for address in reader.addresses)
-    assert not {"script", "iframe", "object"} & set(reader.tags)
-    assert reader.tags.count("img") == 5
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert not {"iframe", "object", "form"} & set(reader.tags)
+    assert reader.tags.count("img") == 5 + 2 + 4  # figures, mistakes, examples
     assert all(reader.alternatives)
 
 
@@ -85,7 +113,7 @@ def test_the_page_says_what_the_data_is(folder: Path) -> None:
 def test_names_that_look_like_markup_are_shown_as_text(folder: Path) -> None:
     source = {"name": NASTY, "homepage": NASTY, "licence": NASTY, "citation": NASTY, "options": {}}
     reader = Reader(write_report(folder, make_info(source=source)))
-    assert "script" not in reader.tags
+    assert reader.tags.count("script") == 1  # the page's own
     assert reader.text.count(NASTY) >= 4
 
 
@@ -97,7 +125,8 @@ def test_a_class_without_test_images_is_said_and_has_dashes(folder: Path) -> Non
     predictions = make_predictions(0)
     results = write(folder, predictions[predictions["class"] != "NA"])
     rows = read_class_rows(results / "per_class.csv")
-    assert rows[2] == {"class": "NA", "images": 0, "predicted": 0, "precision": 0.0, "recall": None, "f1": None}
+    absent = {"class": "NA", "images": 0, "predicted": 0, "precision": 0.0, "recall": None, "f1": None}
+    assert {name: rows[2][name] for name in absent} == absent
     assert format_percent(None) == "–"
 
 
@@ -114,5 +143,31 @@ def test_shares_are_shown_as_percentages() -> None:
     assert format_percent(0.95, 0) == "95 %"
 
 
-def test_figures_are_inside_the_page() -> None:
-    assert encode_figure(b"\x89PNG") == "data:image/png;base64,iVBORw=="
+def test_other_figures_are_shown_with_their_sign_and_places() -> None:
+    assert (format_points(0.0512), format_points(-0.3)) == ("+5.1 points", "-30.0 points")
+    assert (format_number(0.98765), format_number(None), format_number(float("nan"))) == ("0.9877", "–", "–")
+
+
+def test_values_are_shown_as_params_yaml_has_them() -> None:
+    values = {"train": {"lr": 0.1, "sgd": {"nesterov": False}}, "fetch": {"name": ""}}
+    assert flatten_values(values) == {"train": [("lr", "0.1"), ("sgd.nesterov", "false")], "fetch": [("name", "''")]}
+
+
+def test_the_model_card_says_what_was_stated_and_what_was_not(folder: Path) -> None:
+    text = " ".join(Reader(write_report(folder, make_info())).text.split())
+    assert "Intended useSorting <b>pets</b>." in text
+    assert "LimitsNot stated (evaluate.limits)." in text
+
+
+def test_rejected_images_and_leaks_are_counted(folder: Path) -> None:
+    info = make_info()
+    leaks = info.leaks.model_copy(update={"dropped": 7, "repeated": 2, "near": 5})
+    text = " ".join(Reader(write_report(folder, info.model_copy(update={"leaks": leaks}))).text.split())
+    assert "Left out1 unusable images, 7 by the leak gate" in text
+    assert "2 repeated inside a split; 5 pairs across splits look alike" in text
+
+
+def test_a_run_without_mistakes_says_so(folder: Path) -> None:
+    text = " ".join(Reader(write_report(folder, make_info(), wrong=0)).text.split())
+    assert "No test image is classified wrong." in text
+    assert "The worst mistakes There are none." in text

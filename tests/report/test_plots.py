@@ -1,17 +1,22 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from imagepipe.core.errors import InputError
+from imagepipe.report import plots
 from imagepipe.report.plots import (
     caption_prediction,
     draw_balance,
     draw_confusion,
     draw_curves,
     draw_grid,
+    draw_rates,
     shorten,
     to_picture,
 )
@@ -71,6 +76,44 @@ def test_a_grid_without_images_is_a_picture_all_the_same(tmp_path: Path) -> None
 def test_curves_of_any_length_are_drawn(tmp_path: Path, epochs: int, per_epoch: int) -> None:
     draw_curves(*make_curves(epochs, per_epoch), tmp_path / "curves.png")
     assert (read_picture(tmp_path / "curves.png") == (0xE6, 0x9F, 0x00)).all(axis=2).any()  # val is orange
+
+
+def make_rates(lowest: float, highest: float) -> pd.DataFrame:
+    """Ten updates whose smoothed loss falls from 2 to 1, and one batch that is far beyond."""
+    smoothed = np.linspace(2, 1, 10)
+    losses = smoothed + [0.1, -0.1] * 5
+    losses[-1] = 1e30
+    return pd.DataFrame({"lr": np.geomspace(lowest, highest, 10), "loss": losses, "smoothed": smoothed})
+
+
+def test_the_curve_of_rates_by_its_axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A single loss of 1e30 leaves the smoothed ones, 2 to 1, in sight; the least of all is 1.01."""
+    figure = Figure()
+    monkeypatch.setattr(plots, "new_figure", lambda *_: nullcontext(figure))
+    curve = make_rates(1e-6, 1.0)
+    draw_rates(curve, float(curve["lr"][4]), 0.01, tmp_path / "rates.png")
+    [axes] = figure.axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    assert axes.get_ylim() == pytest.approx((1 - 0.08, 2 + 0.08))
+    marks = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) < 10]
+    assert marks == pytest.approx([curve["lr"][4], curve["lr"][4], 0.01])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "each update",
+        "running average",
+        "suggestion: 0.00046 (steepest fall)",
+        "train.lr: 0.01",
+    ]
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(1e-6, 1.0), (0.001, 0.002)], ids=["decades", "within one"])
+@pytest.mark.parametrize("suggested", [True, False])
+def test_a_suggested_rate_is_marked_in_blue(tmp_path: Path, lowest: float, highest: float, suggested: bool) -> None:
+    draw_rates(make_rates(lowest, highest), lowest if suggested else None, 0.01, tmp_path / "rates.png")
+    picture = read_picture(tmp_path / "rates.png")
+    assert (picture == (0x00, 0x72, 0xB2)).all(axis=2).any() == suggested
+    assert (picture < 50).any()
 
 
 def test_a_confusion_matrix_is_dark_where_the_counts_are(tmp_path: Path) -> None:

@@ -1,31 +1,12 @@
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from imagepipe.core.errors import InputError
 from imagepipe.evaluation.predictions import read_predictions
-from imagepipe.report.results import pick_examples, pick_mistakes, read_majority
-from tests.data.made import pack_shards
+from imagepipe.report.results import read_majority
 from tests.report.conftest import make_predictions, write
-
-
-def test_mistakes_come_worst_first_and_hold_no_right_answer() -> None:
-    assert pick_mistakes(make_predictions(wrong=4), 3)["key"].tolist() == ["00003", "00002", "00001"]
-    assert pick_mistakes(make_predictions(wrong=0), 3).empty
-
-
-def test_mistakes_of_equal_loss_are_ordered_by_key() -> None:
-    table = make_predictions(wrong=4).assign(loss=1.0)
-    assert pick_mistakes(table.iloc[::-1], 2)["key"].tolist() == ["00000", "00001"]
-
-
-def test_examples_do_not_depend_on_order_or_outcome() -> None:
-    table = make_predictions(wrong=0)
-    chosen = pick_examples(table, 3)["key"].tolist()
-    assert chosen == pick_examples(make_predictions(wrong=6).iloc[::-1], 3)["key"].tolist()
-    assert len(set(chosen)) == 3
 
 
 def test_majority_is_read_from_the_train_rows(tmp_path: Path) -> None:
@@ -36,6 +17,7 @@ def test_majority_is_read_from_the_train_rows(tmp_path: Path) -> None:
 def test_every_table_and_figure_is_written(folder: Path) -> None:
     results = write(folder, make_predictions(wrong=2))
     assert sorted(path.name for path in results.iterdir()) == [
+        "calibration.csv",
         "confusion.csv",
         "confusion.png",
         "curves.png",
@@ -44,6 +26,10 @@ def test_every_table_and_figure_is_written(folder: Path) -> None:
         "mistakes.png",
         "per_class.csv",
         "predictions.csv",
+        "ranking.csv",
+        "ranking.png",
+        "reliability.png",
+        "scores.csv",
     ]
     assert json.loads((results / "metrics.json").read_text())["test"]["accuracy"] == round(4 / 6, 6)
     assert (results / "confusion.csv").read_text().splitlines()[:2] == ["actual,predicted", "cat,dog"]
@@ -61,13 +47,3 @@ def test_results_are_all_or_nothing(folder: Path) -> None:
         write(folder, make_predictions(wrong=6))
     assert {path.name: path.read_bytes() for path in (folder / "results").iterdir()} == before
     assert not list(folder.glob(".*.part"))
-
-
-def test_galleries_show_the_same_images_out_of_shards(folder: Path) -> None:
-    predictions = make_predictions(wrong=2)
-    expected = {name: (write(folder, predictions) / name).read_bytes() for name in ("mistakes.png", "examples.png")}
-    columns = pack_shards(predictions["path"].tolist(), folder / "images", folder / "shards", each=4)
-    shutil.rmtree(folder / "images")
-    (folder / "shards").rename(folder / "images")
-    results = write(folder, predictions.join(columns))
-    assert {name: (results / name).read_bytes() for name in expected} == expected

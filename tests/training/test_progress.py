@@ -14,6 +14,13 @@ ROW = {
 }
 
 
+def open_bar(epochs: int, images_per_epoch: int) -> Progress:
+    """As on a terminal, but never drawn."""
+    progress = Progress(epochs, images_per_epoch)
+    progress.bar.disable = False
+    return progress
+
+
 def test_an_epoch_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(epochs=12, images_per_epoch=10) as progress:
         progress.advance(4, 0.5)
@@ -30,9 +37,9 @@ def test_updates_print_nothing_where_there_is_no_terminal(capsys: pytest.Capture
 
 
 def test_images_are_counted_through_all_epochs() -> None:
-    with Progress(epochs=2, images_per_epoch=10) as progress:
-        for images in (4, 4, 2, 4):
-            progress.advance(images, 0.5)
+    progress = open_bar(epochs=2, images_per_epoch=10)
+    for images in (4, 4, 2, 4):
+        progress.advance(images, 0.5)
     (task,) = progress.bar.tasks
     assert progress.images == 14
     assert (task.completed, task.total) == (14, 20)
@@ -40,9 +47,9 @@ def test_images_are_counted_through_all_epochs() -> None:
 
 
 def test_the_bar_says_the_last_epochs_accuracy() -> None:
-    with Progress(epochs=12, images_per_epoch=10) as progress:
-        progress.finish_epoch(ROW)
-        progress.advance(4, 0.25)
+    progress = open_bar(epochs=12, images_per_epoch=10)
+    progress.finish_epoch(ROW)
+    progress.advance(4, 0.25)
     assert progress.bar.tasks[0].description == "epoch 3/12, loss 0.2500, val accuracy 62.50 %"
 
 
@@ -56,9 +63,9 @@ def test_without_a_terminal_a_long_epoch_prints_a_line_now_and_then(capsys: pyte
 
 
 def test_what_an_earlier_process_did_is_taken_up(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(epochs=5, images_per_epoch=10) as progress:
-        progress.resume(epochs=2, updates=7)
-        progress.advance(4, 0.5)
+    progress = open_bar(epochs=5, images_per_epoch=10)
+    progress.resume(epochs=2, updates=7)
+    progress.advance(4, 0.5)
     (task,) = progress.bar.tasks
     assert capsys.readouterr().out == "train: goes on after epoch 2, update 7 of a run that was interrupted\n"
     assert (task.completed, task.total, task.description) == (24, 50, "epoch 3/5, loss 0.5000")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.manifest import order_classes
-from imagepipe.evaluation.metrics import Interval, measure_accuracy
+from imagepipe.evaluation.intervals import Interval, measure_proportion, number_groups
 from imagepipe.evaluation.runs import Run, read_run
 from imagepipe.evaluation.significance import (
     MeanDifference,
@@ -22,8 +22,7 @@ from imagepipe.evaluation.significance import (
     compare_signs,
     correct_holm,
     measure_difference,
-    number_groups,
-    resample_groups,
+    resample_difference,
 )
 
 Verdict = Literal["better", "worse", "no evidence"]
@@ -198,7 +197,7 @@ def compare_runs(runs: Sequence[Run], confidence: float) -> Comparison:
 def measure_run(run: Run, confidence: float) -> RunAccuracy:
     """The run's own accuracy on test."""
     right = int((run.test["class"] == run.test["predicted"]).sum())
-    return RunAccuracy(run.name, len(run.test), measure_accuracy(right, len(run.test), confidence))
+    return RunAccuracy(run.name, len(run.test), measure_proportion(right, len(run.test), confidence))
 
 
 def judge(difference: float, p: float | None, confidence: float) -> Verdict:
@@ -261,10 +260,10 @@ def compare_pair(base: Run, other: Run, confidence: float) -> Pair:
     better = np.asarray(new["class"] == new["predicted"], np.bool_)
     differences = better.astype(np.int64) - right
     units = number_groups(old["group"].tolist())
-    sizes = np.bincount(units)
-    grouped = len(sizes) < len(units)
+    count = int(units.max()) + 1
+    grouped = count < len(units)
     if grouped:
-        difference = resample_groups(sum_units(differences, units), sizes, confidence)
+        difference = resample_difference(differences, units, confidence)
     else:
         difference = measure_difference(right, better, confidence)
     found = compare_signs(sum_units(differences, units))
@@ -272,7 +271,7 @@ def compare_pair(base: Run, other: Run, confidence: float) -> Pair:
         base.name,
         other.name,
         difference,
-        len(sizes) if grouped else None,
+        count if grouped else None,
         both_right=int((right & better).sum()),
         lost=int((differences < 0).sum()),
         won=int((differences > 0).sum()),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from imagepipe.core.errors import InputError, list_findings, suggest_name
 from imagepipe.core.files import replace_directory, report_write_errors, write_csv, write_json
 from imagepipe.core.manifest import read_dataset_info, read_manifest
 from imagepipe.core.run import RunParams, count_jobs, load_run_params
-from imagepipe.evaluation.metrics import list_predicted_classes, measure_classes, measure_predictions
+from imagepipe.evaluation.metrics import list_predicted_classes, measure_predictions, summarise
 from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.evaluation.predictions import list_trained, predict_manifest, read_predictions, tabulate_predictions
 from imagepipe.prepare.dataset import make_manifest
@@ -243,8 +243,8 @@ def check_trained(manifest: pd.DataFrame, model_path: Path) -> None:
         )
 
 
-def write_judged(out: Path, judged: Judged, confidence: float) -> dict[str, dict[str, int | float]]:
-    """Write predictions, metrics and per-class table to the folder `out`, all or nothing; gives the metrics.
+def write_judged(out: Path, judged: Judged, params: EvaluateParams) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Write predictions, metrics and per-class table to the folder `out`, all or nothing; gives the latter two.
 
     Raises InputError where the folder holds anything else.
     """
@@ -252,10 +252,12 @@ def write_judged(out: Path, judged: Judged, confidence: float) -> dict[str, dict
     with replace_directory(out) as staging:
         write_csv(staging / "predictions.csv", judged.predictions)
         predictions = read_predictions(staging / "predictions.csv")
-        metrics = measure_predictions(predictions, find_usual(predictions), confidence)
+        measured, temperature = measure_predictions(predictions, params.top_k, params.confidence, params.resamples)
+        baseline = float((predictions["class"] == find_usual(predictions)).mean())
+        metrics = summarise(measured, temperature, baseline)
         write_json(staging / "metrics.json", metrics)
-        write_csv(staging / "per_class.csv", measure_classes(predictions))
-    return metrics
+        write_csv(staging / "per_class.csv", measured["test"].classes)
+    return metrics, measured["test"].classes
 
 
 def check_replaceable(out: Path) -> None:
@@ -281,9 +283,8 @@ def find_usual(predictions: pd.DataFrame) -> str:
     return find_majority({name: int(counts.get(name, 0)) for name in classes})
 
 
-def format_classes(predictions: pd.DataFrame, shown: int = 20) -> str:
-    """The classes with images as a table in text, the lowest recall first; the rest is counted."""
-    table = measure_classes(predictions)
+def format_classes(table: pd.DataFrame, shown: int = 20) -> str:
+    """Of `per_class.csv` the classes with images as text, the lowest recall first; the rest is counted."""
     table = table[table["images"] > 0].sort_values(["recall", "class"], kind="stable")
     lines = [f"{'images':>8} {'recall':>8} {'precision':>9}  class"]
     lines += [

@@ -1,24 +1,55 @@
-"""Figures from the predictions table, each accuracy with its interval; scikit-learn and SciPy do the statistics."""
+"""Figures from the predictions table, with an interval where there is one; scikit-learn and SciPy do the statistics.
 
+Classes that a split has no image of are left out of all means over classes; a class that is never predicted has a
+precision of 0. Where a predictions table names groups, the images of a group count as one draw, and all intervals are
+the bootstrap's over groups.
+"""
+
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
+from imagepipe.evaluation.calibration import (
+    find_calibration_error,
+    find_log_loss,
+    find_log_probabilities,
+    fit_temperature,
+    tabulate_calibration,
+)
+from imagepipe.evaluation.intervals import Interval, measure_proportion, number_groups, resample, take_percentiles
 from imagepipe.evaluation.predictions import LOGIT
+
+Array = NDArray[np.float64]
+COUNTED = ("accuracy", "macro_precision", "macro_f1", "balanced_accuracy", "matthews", "log_loss", "brier")
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A proportion in [0, 1] with the bounds of its interval."""
+class Outcomes:
+    """What the predictions of one split are measured by.
 
-    value: float
-    low: float
-    high: float
+    `labels` and `predicted` (N,) are class indices, `logits` (N, classes) float64, `units` (N,) say which images are
+    drawn together (`number_groups`), and `grouped` whether any are.
+    """
+
+    classes: list[str]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    logits: Array
+    units: NDArray[np.int64]
+    grouped: bool
 
 
 def list_predicted_classes(predictions: pd.DataFrame) -> list[str]:
@@ -26,15 +57,24 @@ def list_predicted_classes(predictions: pd.DataFrame) -> list[str]:
     return [name.removeprefix(LOGIT) for name in predictions.columns if name.startswith(LOGIT)]
 
 
-def measure_accuracy(correct: int, count: int, confidence: float) -> Interval:
-    """Accuracy with Wilson's score interval (E. B. Wilson, JASA 22, 1927)."""
-    bounds = binomtest(correct, count).proportion_ci(confidence_level=confidence, method="wilson")
-    return Interval(correct / count, float(bounds.low), float(bounds.high))
-
-
-def number_classes(predictions: pd.DataFrame, column: str) -> NDArray[np.integer]:
+def number_classes(predictions: pd.DataFrame, column: str) -> NDArray[np.int64]:
     """The labels (N,) of the classes in a column; scikit-learn needs twenty times as long for names."""
-    return pd.Categorical(predictions[column], categories=list_predicted_classes(predictions)).codes
+    codes = pd.Categorical(predictions[column], categories=list_predicted_classes(predictions)).codes
+    return np.asarray(codes, np.int64)
+
+
+def read_outcomes(predictions: pd.DataFrame) -> Outcomes:
+    """The outcomes that a predictions table (`read_predictions`), or the part of a split, holds."""
+    classes = list_predicted_classes(predictions)
+    groups = predictions["group"].tolist() if "group" in predictions.columns else [""] * len(predictions)
+    return Outcomes(
+        classes,
+        number_classes(predictions, "class"),
+        number_classes(predictions, "predicted"),
+        predictions[[f"{LOGIT}{name}" for name in classes]].to_numpy(np.float64),
+        number_groups(groups),
+        any(groups),
+    )
 
 
 def count_confusions(predictions: pd.DataFrame) -> NDArray[np.int64]:
@@ -44,63 +84,279 @@ def count_confusions(predictions: pd.DataFrame) -> NDArray[np.int64]:
     return np.asarray(confusion_matrix(truth, predicted, labels=labels), np.int64)
 
 
-def measure_classes(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a class: images, predicted (how often), precision, recall, F1.
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of each class (classes,), weighted by how often an image is drawn: images, predictions, and right ones."""
 
-    A class that is never predicted has precision 0; one that has no image has no recall and no F1 (empty cells).
-    """
-    classes = list_predicted_classes(predictions)
-    precision, recall, f1, images = precision_recall_fscore_support(
-        number_classes(predictions, "class"),
-        number_classes(predictions, "predicted"),
-        labels=np.arange(len(classes)),
-        average=None,
-        zero_division=0,  # pyright: ignore[reportArgumentType]
+    images: Array
+    predicted: Array
+    right: Array
+
+
+def count_classes(outcomes: Outcomes, weights: Array) -> Counts:
+    """The counts with `weights` (N,)."""
+    size, right = len(outcomes.classes), outcomes.labels == outcomes.predicted
+    return Counts(
+        np.bincount(outcomes.labels, weights, size),
+        np.bincount(outcomes.predicted, weights, size),
+        np.bincount(outcomes.labels[right], weights[right], size).astype(np.float64),  # whole numbers, if none is
     )
-    absent = np.asarray(images) == 0
+
+
+def find_precisions(counts: Counts) -> Array:
+    """Of each class (classes,); 0 where it is never predicted."""
+    return np.divide(counts.right, counts.predicted, out=np.zeros_like(counts.right), where=counts.predicted > 0)
+
+
+def find_recalls(counts: Counts) -> Array:
+    """Of each class (classes,); NaN where it has no image."""
+    return np.divide(counts.right, counts.images, out=np.full_like(counts.right, np.nan), where=counts.images > 0)
+
+
+def find_f1(counts: Counts) -> Array:
+    """The harmonic mean of precision and recall of each class (classes,); NaN where it has no image."""
+    total = counts.images + counts.predicted
+    return np.divide(2 * counts.right, total, out=np.full_like(total, np.nan), where=counts.images > 0)
+
+
+def find_matthews(counts: Counts) -> float:
+    """Matthews correlation, -1 to 1, for any number of classes (Gorodkin, Computational Biology and Chemistry 28,
+    2004); 0 where all images, or all predictions, are of one class."""
+    total, right = counts.images.sum(), counts.right.sum()
+    spread = (total**2 - (counts.predicted**2).sum()) * (total**2 - (counts.images**2).sum())
+    return float((right * total - counts.images @ counts.predicted) / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+def measure_counted(counts: Counts, losses: Array, squares: Array, weights: Array) -> list[float]:
+    """The figures of COUNTED; `losses` and `squares` (N,) are each image's log loss and Brier score."""
+    there, total = counts.images > 0, weights.sum()
+    return [
+        float(counts.right.sum() / total),
+        float(find_precisions(counts)[there].mean()),
+        float(find_f1(counts)[there].mean()),
+        float(find_recalls(counts)[there].mean()),
+        find_matthews(counts),
+        float(losses @ weights / total),
+        float(squares @ weights / total),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is said of one split: `scores` by metric, and one row a class (see `measure_split`)."""
+
+    scores: dict[str, Interval]
+    classes: pd.DataFrame
+
+
+def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence: float, resamples: int) -> Measured:
+    """All figures of one split.
+
+    Scores: `accuracy`, `macro_precision`, `macro_f1`, `balanced_accuracy` (the mean recall), `matthews`, `log_loss`
+    (nats), `brier` (the sum over classes of squared differences, 0 to 2), `top_k_accuracy` where there are more than
+    `top_k` classes, `roc_auc` and `average_precision` (one class against the rest, mean over classes),
+    `calibration_error`, and the last three of what probabilities decide once more with the logits divided by
+    `temperature` (`…_scaled`).
+
+    Accuracies are proportions, with Wilson's interval where there are no groups; what is counted or averaged has the
+    bootstrap's, over groups where there are any; the others have none (NaN).
+
+    The table has a row a class: `class`, `images`, `predicted`, `precision`, `recall`, `f1` with `_low` and `_high`,
+    `roc_auc`, `average_precision`. Precision and recall are proportions too: for 36 right ones of 36 the bootstrap
+    would say 100 to 100 %, where Wilson says 90 to 100.
+    """
+    logarithms = find_log_probabilities(outcomes.logits)
+    probabilities = np.exp(logarithms)
+    rows = np.arange(len(outcomes.labels))
+    losses = -logarithms[rows, outcomes.labels]
+    squares = find_squares(probabilities, outcomes.labels)
+    ones = np.ones(len(rows))
+    counts = count_classes(outcomes, ones)
+    values = measure_counted(counts, losses, squares, ones)
+    draws, class_draws = [], []
+    for weights in resample(outcomes.units, resamples):
+        drawn = count_classes(outcomes, weights)
+        draws.append(measure_counted(drawn, losses, squares, weights))
+        shares = [find_precisions(drawn), find_recalls(drawn), find_f1(drawn)]
+        class_draws.append(np.concatenate(shares))
+    low, high = take_percentiles(np.array(draws), confidence)
+    scores = {name: Interval(*row) for name, *row in zip(COUNTED, values, low, high, strict=True)}
+    if not outcomes.grouped:
+        scores["accuracy"] = measure_proportion(int(counts.right.sum()), len(rows), confidence)
+    classes = tabulate_classes(outcomes, counts, np.array(class_draws), probabilities, confidence)
+    scores |= measure_ranks(outcomes, classes, top_k, confidence)
+    scores |= measure_probabilities(outcomes, probabilities, temperature)
+    return Measured(scores, classes)
+
+
+def find_squares(probabilities: Array, labels: NDArray[np.int64]) -> Array:
+    """Each sample's Brier score (N,): the sum over classes of squared differences to 0 or 1 (Brier, 1950)."""
+    right = probabilities[np.arange(len(labels)), labels]
+    return (probabilities**2).sum(axis=1) - right**2 + (1 - right) ** 2
+
+
+def measure_ranks(outcomes: Outcomes, classes: pd.DataFrame, top_k: int, confidence: float) -> dict[str, Interval]:
+    """What the order of the classes, or of the images, decides."""
+    scores: dict[str, Interval] = {}
+    if len(outcomes.classes) > top_k:
+        own = outcomes.logits[np.arange(len(outcomes.labels)), outcomes.labels][:, None]
+        earlier = np.arange(len(outcomes.classes)) < outcomes.labels[:, None]  # of a tie, the lowest class is first
+        ranks = (outcomes.logits > own).sum(axis=1) + ((outcomes.logits == own) & earlier).sum(axis=1)
+        hits = int((ranks < top_k).sum())
+        scores[f"top_{top_k}_accuracy"] = measure_proportion(hits, len(ranks), confidence)
+    for name in ("roc_auc", "average_precision"):
+        scores[name] = state(float(classes.loc[classes["images"] > 0, name].mean()))
+    return scores
+
+
+def measure_probabilities(outcomes: Outcomes, probabilities: Array, temperature: float) -> dict[str, Interval]:
+    """How well the probabilities are calibrated, as they are and scaled by `temperature`."""
+    logarithms = find_log_probabilities(outcomes.logits, temperature)
+    scaled = np.exp(logarithms)
+    return {
+        "calibration_error": state(find_calibration_error(tabulate_calibration(probabilities, outcomes.labels))),
+        "calibration_error_scaled": state(find_calibration_error(tabulate_calibration(scaled, outcomes.labels))),
+        "log_loss_scaled": state(find_log_loss(logarithms, outcomes.labels)),
+        "brier_scaled": state(float(find_squares(scaled, outcomes.labels).mean())),
+    }
+
+
+def state(value: float) -> Interval:
+    """A figure that has no interval."""
+    return Interval(value, np.nan, np.nan)
+
+
+def tabulate_classes(
+    outcomes: Outcomes, counts: Counts, draws: Array, probabilities: Array, confidence: float
+) -> pd.DataFrame:
+    """The table of `measure_split`; `draws` (resamples, 3 · classes) are precision, recall and F1 of the bootstrap."""
+    absent = counts.images == 0
+    columns: dict[str, Any] = {
+        "class": outcomes.classes,
+        "images": counts.images.astype(np.int64),
+        "predicted": counts.predicted.astype(np.int64),
+    }
+    values = {"precision": find_precisions(counts), "recall": find_recalls(counts), "f1": find_f1(counts)}
+    bounds = zip(*(np.split(bound, 3) for bound in take_percentiles(draws, confidence)), strict=True)
+    trials = {"precision": counts.predicted, "recall": counts.images}
+    for (name, value), (low, high) in zip(values.items(), bounds, strict=True):
+        if name in trials and not outcomes.grouped:
+            low, high = bound_proportions(counts.right, trials[name], confidence)
+        columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        for column in (name, f"{name}_low", f"{name}_high"):
+            columns[column] = np.where(absent & (name != "precision"), np.nan, columns[column]).round(6)
+    for name, score in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
+        columns[name] = [
+            rank(score, outcomes.labels == label, probabilities[:, label]) for label in range(len(outcomes.classes))
+        ]
+    return pd.DataFrame(columns)
+
+
+def bound_proportions(right: Array, trials: Array, confidence: float) -> tuple[Array, Array]:
+    """Wilson's bounds of each class (classes,); NaN where there were no trials."""
+    bounds = np.full((2, len(right)), np.nan)
+    for index in np.flatnonzero(trials):
+        found = measure_proportion(int(right[index]), int(trials[index]), confidence)
+        bounds[:, index] = found.low, found.high
+    return bounds[0], bounds[1]
+
+
+def rank(score: Any, own: NDArray[np.bool_], probabilities: Array) -> float:
+    """A class's figure against the rest; NaN where all images are of the class, or none."""
+    if own.all() or not own.any():
+        return float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UndefinedMetricWarning)
+        return round(float(score(own, probabilities)), 6)
+
+
+def tabulate_ranking(outcomes: Outcomes) -> pd.DataFrame:
+    """The mean over classes of the ROC and precision-recall curves, each class against the rest, at 101 places.
+
+    Columns: `share` from 0 to 1; `true_positive_rate` where the false positive rate is that share; and `precision`, the
+    best that is to be had with at least that recall. Without rows where no class can be told from the rest.
+    """
+    places = np.linspace(0, 1, 101)
+    probabilities = np.exp(find_log_probabilities(outcomes.logits))
+    rates, precisions = [], []
+    for label in range(len(outcomes.classes)):
+        own = outcomes.labels == label
+        if own.all() or not own.any():
+            continue
+        false, true, _ = roc_curve(own, probabilities[:, label])
+        rates.append(np.interp(places, false, true))
+        precision, recall, _ = precision_recall_curve(own, probabilities[:, label])
+        best = np.maximum.accumulate(precision)  # recall falls along the curve
+        precisions.append(best[np.searchsorted(-recall, -places, side="right") - 1])
+    if not rates:
+        return pd.DataFrame(columns=["share", "true_positive_rate", "precision"], dtype=np.float64)
     return pd.DataFrame(
         {
-            "class": classes,
-            "images": np.asarray(images, np.int64),  # scikit-learn counts in floats where nothing is right
-            "predicted": count_confusions(predictions).sum(axis=0),
-            "precision": np.asarray(precision).round(6),
-            "recall": np.where(absent, np.nan, recall).round(6),
-            "f1": np.where(absent, np.nan, f1).round(6),
+            "share": places,
+            "true_positive_rate": np.mean(rates, axis=0).round(6),
+            "precision": np.mean(precisions, axis=0).round(6),
         }
     )
 
 
-def measure_split(predictions: pd.DataFrame, confidence: float) -> dict[str, int | float]:
-    """Accuracy with its interval, macro F1 and balanced accuracy of one split; classes without images are left out."""
-    correct = int((predictions["class"] == predictions["predicted"]).sum())
-    accuracy = measure_accuracy(correct, len(predictions), confidence)
-    classes = measure_classes(predictions)
-    return {
-        "images": len(predictions),
-        "accuracy": accuracy.value,
-        "accuracy_low": accuracy.low,
-        "accuracy_high": accuracy.high,
-        "macro_f1": float(classes["f1"].mean()),
-        "balanced_accuracy": float(classes["recall"].mean()),
-    }
+def list_confusions(counts: NDArray[np.int64], classes: list[str], shown: int) -> list[tuple[str, str, int]]:
+    """The most frequent mistakes as (true class, predicted class, images), at most `shown`; ties in class order."""
+    wrong = counts - np.diag(np.diag(counts))
+    rows, columns = np.nonzero(wrong)
+    order = np.argsort(-wrong[rows, columns], kind="stable")[:shown]
+    return [(classes[rows[at]], classes[columns[at]], int(wrong[rows[at], columns[at]])) for at in order]
 
 
 def measure_predictions(
-    predictions: pd.DataFrame, majority_class: str, confidence: float
-) -> dict[str, dict[str, int | float]]:
-    """`metrics.json`: val, test, and the accuracy on test of always answering `majority_class`."""
-    test = predictions[predictions["split"] == "test"]
-    classes = measure_classes(test)
-    metrics = {
-        "test": measure_split(test, confidence)
-        | {
-            "classes_absent": int((classes["images"] == 0).sum()),
-            "classes_never_predicted": int((classes["predicted"] == 0).sum()),
-        },
-        "baseline": {"accuracy": float((test["class"] == majority_class).mean())},
+    predictions: pd.DataFrame, top_k: int, confidence: float, resamples: int
+) -> tuple[dict[str, Measured], float]:
+    """Each split of a predictions table, and the temperature that was fitted on val (1 where there is no val)."""
+    outcomes = {
+        split: read_outcomes(part)
+        for split in ("val", "test")
+        if not (part := predictions[predictions["split"] == split]).empty
     }
-    val = predictions[predictions["split"] == "val"]
-    return metrics if val.empty else metrics | {"val": measure_split(val, confidence)}
+    temperature = fit_temperature(outcomes["val"].logits, outcomes["val"].labels) if "val" in outcomes else 1.0
+    measured = {
+        split: measure_split(part, temperature, top_k, confidence, resamples) for split, part in outcomes.items()
+    }
+    return measured, temperature
+
+
+def summarise(measured: Mapping[str, Measured], temperature: float, baseline: float) -> dict[str, object]:
+    """`metrics.json`: the figures that runs are compared by; `baseline` is the accuracy on test of one answer alone."""
+    test = measured["test"]
+    accuracy = test.scores["accuracy"]
+    return {
+        "test": {
+            "images": int(test.classes["images"].sum()),
+            "accuracy": accuracy.value,
+            "accuracy_low": accuracy.low,
+            "accuracy_high": accuracy.high,
+            **{
+                name: test.scores[name].value
+                for name in ("balanced_accuracy", "calibration_error", "log_loss", "macro_f1", "matthews")
+            },
+            "classes_absent": int((test.classes["images"] == 0).sum()),
+            "classes_never_predicted": int((test.classes["predicted"] == 0).sum()),
+        },
+        "baseline": {"accuracy": baseline},
+        "temperature": temperature,
+    } | (
+        {"val": {name: measured["val"].scores[name].value for name in ("accuracy", "log_loss")}}
+        if "val" in measured
+        else {}
+    )
+
+
+def tabulate_scores(measured: Mapping[str, Measured]) -> pd.DataFrame:
+    """`scores.csv`: every figure of every split, with the bounds of its interval where it has one."""
+    rows = [
+        {"split": split, "metric": name, "value": score.value, "low": score.low, "high": score.high}
+        for split, part in measured.items()
+        for name, score in part.scores.items()
+    ]
+    return pd.DataFrame(rows).round(6)
 
 
 def describe_accuracy(metrics: Mapping[str, float], confidence: float) -> str:

@@ -12,5 +12,9 @@ class EvaluateParams(Params):
 
     batch_size: Annotated[int, Field(ge=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
+    top_k: Annotated[int, Field(ge=2)]
     gallery: Annotated[int, Field(ge=1, le=400)]
+    intended_use: str
+    limits: str
     threads: Annotated[int, Field(ge=1, le=1024)]

@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binom, bootstrap, t
+from scipy.stats import binom, t
 
-from imagepipe.core.seeds import derive_seed
-from imagepipe.evaluation.metrics import Interval, measure_accuracy
+from imagepipe.evaluation.intervals import Interval, measure_proportion, resample, take_percentiles
 
-RESAMPLES = 9999  # of the bootstrap over groups
-AT_ONCE = 10**7  # numbers that it draws at a time
+RESAMPLES = 2000  # of the bootstrap over groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +64,8 @@ def measure_difference(right: NDArray[np.bool_], other: NDArray[np.bool_], confi
     count = len(right)
     both, neither = int((right & other).sum()), int((~right & ~other).sum())
     won, lost = int((other & ~right).sum()), int((right & ~other).sum())
-    new = measure_accuracy(both + won, count, confidence)
-    old = measure_accuracy(both + lost, count, confidence)
+    new = measure_proportion(both + won, count, confidence)
+    old = measure_proportion(both + lost, count, confidence)
     margins = (both + won) * (lost + neither) * (both + lost) * (won + neither)
     product = both * neither - won * lost
     shared = max(product - count / 2, 0) if product > 0 else product
@@ -83,41 +80,17 @@ def measure_difference(right: NDArray[np.bool_], other: NDArray[np.bool_], confi
     return Interval(value, value - below, value + above)
 
 
-def number_groups(groups: Sequence[str]) -> NDArray[np.int64]:
-    """Which unit each image belongs to, (N,) from 0: images of one group are one unit, each other image is its own."""
-    names = pd.Series(list(groups), dtype=object)
-    alone = names == ""
-    names[alone] = np.flatnonzero(alone)
-    return np.asarray(pd.factorize(names)[0], np.int64)
+def resample_difference(differences: NDArray[np.int64], units: NDArray[np.int64], confidence: float) -> Interval:
+    """The mean of `differences` (N,), with the percentile interval of the cluster bootstrap over `units` (N,).
 
-
-def resample_groups(differences: NDArray[np.int64], sizes: NDArray[np.int64], confidence: float) -> Interval:
-    """The mean difference of an image, with the percentile interval of a bootstrap that draws whole groups.
-
-    `differences` and `sizes` (groups,) are the sum over a group's images and their number (the cluster bootstrap: Field
-    and Welsh, Bootstrapping clustered data, JRSS B 69, 2007). The draws are the same each time. A single group says
-    nothing of others: its interval is all that there is, -1 to 1.
+    The draws are the same each time. A single unit says nothing of others: its interval is all that there is, -1 to 1.
     """
-    value = float(differences.sum() / sizes.sum())
-    if len(sizes) == 1:
+    value = float(differences.mean())
+    if not units.any():
         return Interval(value, -1.0, 1.0)
-
-    def divide(drawn: NDArray[np.int64], counts: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
-        return drawn.sum(axis=axis) / counts.sum(axis=axis)
-
-    found = bootstrap(
-        (differences, sizes),
-        divide,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, AT_ONCE // len(sizes)),
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(derive_seed(0, "bootstrap over groups")),
-    )
-    bounds = found.confidence_interval
-    return Interval(value, float(bounds.low), float(bounds.high))
+    draws = np.array([differences @ weights / weights.sum() for weights in resample(units, RESAMPLES)])
+    low, high = take_percentiles(draws[:, None], confidence)
+    return Interval(value, float(low[0]), float(high[0]))
 
 
 def correct_holm(p_values: Sequence[float]) -> list[float]:

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import round_numbers, write_text
 from imagepipe.core.hashes import hash_pixels
@@ -16,13 +13,12 @@ from imagepipe.core.manifest import SPLITS, read_manifest
 from imagepipe.core.slices import ImageFiles, list_image_files
 from imagepipe.data.images import MODES, make_image, read_pixels
 from imagepipe.evaluation.compare import ChangedImage, Comparison, Pair, ParamChange
-from imagepipe.prepare.images import encode_png
-from imagepipe.report.page import encode_figure, format_percent, render
+from imagepipe.report.galleries import encode_picture
+from imagepipe.report.page import format_percent, render
 from imagepipe.report.plots import shorten
 
 LISTED = 20  # images, classes or params in a table of the Markdown
 PICTURED = 60  # images of each kind on the page
-SIDE = 160  # pixels of a picture's longer side on the page, at most
 NAME = 60  # characters of a name in the Markdown
 # What Markdown takes for more than text: in a name of several words, an underscore inside one is none.
 MARKUP = re.compile(r"[\\`*\[\]|~]|<(?=[A-Za-z/!?])|&(?=[#\w])|(?<!\w)_|_(?!\w)")
@@ -176,20 +172,18 @@ def find_pictures(wanted: set[str], projects: Sequence[Path]) -> dict[str, str]:
             rows = table[table["pixel_sha256"].isin(wanted - pictures.keys())].drop_duplicates("pixel_sha256")
             files = list_image_files(rows, folder / IMAGES)
             for index, pixel_sha256 in enumerate(rows["pixel_sha256"].tolist()):
-                if png := make_picture(files, index, pixel_sha256):
-                    pictures[pixel_sha256] = encode_figure(png)
+                if picture := make_picture(files, index, pixel_sha256):
+                    pictures[pixel_sha256] = picture
     return pictures
 
 
-def make_picture(files: ImageFiles, index: int, pixel_sha256: str) -> bytes:
-    """A PNG of at most SIDE pixels a side; b'' where the image is absent or another."""
+def make_picture(files: ImageFiles, index: int, pixel_sha256: str) -> str:
+    """A data URI; '' where the image is absent or another."""
     try:
         pixels = read_pixels(files, index)
     except InputError:
-        return b""
+        return ""
     mode = MODES[pixels.shape[2]]
     if hash_pixels(mode, pixels) != pixel_sha256:
-        return b""
-    image = make_image(pixels)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-    return encode_png(np.asarray(image))
+        return ""
+    return encode_picture(make_image(pixels))

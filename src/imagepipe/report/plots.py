@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError
@@ -150,6 +151,32 @@ def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
         accuracies.legend(loc="lower right")
 
 
+def draw_rates(curve: pd.DataFrame, suggestion: float | None, current: float, path: Path) -> None:
+    """Loss over the learning rate (logarithmic), of each update and smoothed, with the suggested and the current rate.
+
+    `curve` has the columns `lr`, `loss` and `smoothed`. The axis ends above the smoothed loss; where the model has
+    blown up, single batches are far beyond it.
+    """
+    smoothed = curve["smoothed"]
+    with new_figure(path, 6.5, 3.8) as figure:
+        axes = figure.subplots()
+        axes.plot(curve["lr"], curve["loss"], color="#bbbbbb", linewidth=0.8, label="each update")
+        axes.plot(curve["lr"], smoothed, color="black", linewidth=1.3, label="running average")
+        if suggestion is not None:
+            nearest = smoothed.iloc[int((curve["lr"] - suggestion).abs().argmin())]
+            label = f"suggestion: {suggestion:.2g} (steepest fall)"
+            axes.axvline(suggestion, color=COLOURS["train"], linewidth=1, linestyle="--")
+            axes.plot(suggestion, nearest, "o", color=COLOURS["train"], markersize=7, label=label)
+        axes.axvline(current, color="black", linewidth=1, linestyle=":", label=f"train.lr: {current:g}")
+        lowest, highest = min(curve["loss"].min(), smoothed.min()), smoothed.max()
+        room = 0.08 * (highest - lowest) or 0.1
+        axes.set(xscale="log", ylim=(lowest - room, highest + room))
+        axes.set(title="loss while the learning rate rises", xlabel="learning rate", ylabel="loss on the train batch")
+        for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            set_formatter(LogFormatter())  # without powers in mathematical writing, which the style turns off
+        axes.legend(frameon=True, edgecolor="none")
+
+
 def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
     """The confusion matrix, each row as shares of its true class; counts are written in while they can be read."""
     totals = counts.sum(axis=1, keepdims=True)
@@ -168,6 +195,50 @@ def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path
             for row, column in zip(*np.nonzero(counts), strict=True):
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=7)
+
+
+def draw_reliability(tables: dict[str, pd.DataFrame], path: Path) -> None:
+    """One panel for each name: bars of the accuracy in each bin of confidence, beside the line on which both agree.
+
+    Each table is `tabulate_calibration`'s. Below, in grey, the share of the images that are in the bin.
+    """
+    with new_figure(path, 9, 3.8) as figure:
+        panels = figure.subplots(2, len(tables), sharex=True, height_ratios=[4, 1], squeeze=False)
+        for column, (name, table) in enumerate(tables.items()):
+            upper, lower = panels[:, column]
+            edges = [*table["low"].tolist(), 1.0]
+            upper.stairs(table["accuracy"].fillna(0), edges, fill=True, color=COLOURS["test"])
+            upper.stairs(table["accuracy"].fillna(0), edges, color="black", linewidth=0.5)
+            upper.plot([0, 1], [0, 1], color="black", linestyle=(0, (3, 1.5)), linewidth=1)
+            there = table["images"] > 0
+            upper.plot(
+                table.loc[there, "confidence"],
+                table.loc[there, "accuracy"],
+                color="black",
+                marker="o",
+                markersize=3,
+                linestyle="none",
+            )
+            lower.stairs(table["images"] / table["images"].sum(), edges, fill=True, color="#888888")
+            upper.set(title=name, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+            lower.set(xlabel="probability of the predicted class", ylabel="share", ylim=(0, 1))
+
+
+def draw_ranking(table: pd.DataFrame, roc_auc: float, average_precision: float, path: Path) -> None:
+    """The ROC and the precision-recall curve, means over classes against the rest, from `tabulate_ranking`."""
+    with new_figure(path, 9, 3.8) as figure:
+        roc, recall = figure.subplots(1, 2)
+        roc.plot(table["share"], table["true_positive_rate"], color=COLOURS["train"], linewidth=1.5)
+        roc.plot([0, 1], [0, 1], color="black", linestyle=(0, (3, 1.5)), linewidth=0.8)
+        recall.plot(table["share"], table["precision"], color=COLOURS["train"], linewidth=1.5)
+        labels = {"xlim": (-0.01, 1.01), "ylim": (0, 1.02)}
+        roc.set(title=f"ROC, area {roc_auc:.4f}", xlabel="false positive rate", ylabel="true positive rate", **labels)
+        recall.set(
+            title=f"precision and recall, average {average_precision:.4f}",
+            xlabel="recall",
+            ylabel="precision",
+            **labels,
+        )
 
 
 def draw_grid(images: Sequence[Any], captions: Sequence[str], path: Path, title: str = "") -> None:

@@ -1,27 +1,27 @@
 """What the evaluate stage leaves beside the page: tables and figures, all derived from the predictions table."""
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from imagepipe.core.class_counts import find_majority
 from imagepipe.core.files import replace_directory, write_csv, write_json
-from imagepipe.core.slices import list_image_files
 from imagepipe.core.tables import read_text_table
-from imagepipe.data.images import open_image
+from imagepipe.evaluation.calibration import find_log_probabilities, tabulate_calibration
 from imagepipe.evaluation.metrics import (
     count_confusions,
-    list_predicted_classes,
-    measure_classes,
     measure_predictions,
+    read_outcomes,
+    summarise,
+    tabulate_ranking,
+    tabulate_scores,
 )
 from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.evaluation.predictions import read_predictions
-from imagepipe.report.plots import caption_prediction, draw_confusion, draw_curves, draw_grid
-
-Metrics = dict[str, dict[str, int | float]]
+from imagepipe.report.galleries import draw_gallery, pick_examples, pick_mistakes
+from imagepipe.report.plots import draw_confusion, draw_curves, draw_ranking, draw_reliability
 
 
 def write_results(
@@ -31,21 +31,17 @@ def write_results(
     train_dir: Path,
     results_dir: Path,
     params: EvaluateParams,
-) -> Metrics:
-    """Write predictions, metrics, per-class table, confusion pairs and figures into `results_dir`, all or nothing."""
+) -> dict[str, Any]:
+    """Write tables and figures into `results_dir`, all or nothing; gives what `metrics.json` holds."""
     with replace_directory(results_dir) as staging:
         write_csv(staging / "predictions.csv", predictions)
         predictions = read_predictions(staging / "predictions.csv")  # all that follows can be derived from it again
         test = predictions[predictions["split"] == "test"]
-        metrics = measure_predictions(predictions, read_majority(balance_dir / "counts.csv"), params.confidence)
-        write_json(staging / "metrics.json", metrics)
-        write_csv(staging / "per_class.csv", measure_classes(test))
-        confusion = test.loc[:, ["class", "predicted"]].set_axis(["actual", "predicted"], axis=1)
-        write_csv(staging / "confusion.csv", confusion)
+        majority = read_majority(balance_dir / "counts.csv")
+        metrics = write_figures(predictions, float((test["class"] == majority).mean()), params, staging)
         draw_curves(
             pd.read_csv(train_dir / "history.csv"), pd.read_csv(train_dir / "steps.csv"), staging / "curves.png"
         )
-        draw_confusion(count_confusions(test), list_predicted_classes(predictions), staging / "confusion.png")
         mistakes = pick_mistakes(test, params.gallery)
         wrong = int((test["class"] != test["predicted"]).sum())
         title = f"the {len(mistakes)} worst of {wrong} mistakes on test" if wrong else "no mistake on test"
@@ -55,28 +51,43 @@ def write_results(
     return metrics
 
 
+def write_figures(predictions: pd.DataFrame, baseline: float, params: EvaluateParams, folder: Path) -> dict[str, Any]:
+    """The tables and figures that follow from the predictions alone; gives what `metrics.json` holds.
+
+    `baseline` is the accuracy on test of one answer for all images.
+    """
+    measured, temperature = measure_predictions(predictions, params.top_k, params.confidence, params.resamples)
+    test = predictions[predictions["split"] == "test"]
+    outcomes, scores = read_outcomes(test), measured["test"].scores
+    metrics = summarise(measured, temperature, baseline)
+    write_json(folder / "metrics.json", metrics)
+    write_csv(folder / "scores.csv", tabulate_scores(measured))
+    write_csv(folder / "per_class.csv", measured["test"].classes)
+    confusion = test.loc[:, ["class", "predicted"]].set_axis(["actual", "predicted"], axis=1)
+    write_csv(folder / "confusion.csv", confusion)
+    draw_confusion(count_confusions(test), outcomes.classes, folder / "confusion.png")
+    reliability = {
+        name: tabulate_calibration(np.exp(find_log_probabilities(outcomes.logits, scale)), outcomes.labels)
+        for name, scale in (("as the model says", 1.0), ("scaled", temperature))
+    }
+    write_csv(folder / "calibration.csv", stack_tables(reliability))
+    errors = (scores["calibration_error"].value, scores["calibration_error_scaled"].value)
+    titles = [f"{name}: {100 * error:.2f} points off" for name, error in zip(reliability, errors, strict=True)]
+    draw_reliability(dict(zip(titles, reliability.values(), strict=True)), folder / "reliability.png")
+    ranking = tabulate_ranking(outcomes)
+    write_csv(folder / "ranking.csv", ranking)
+    draw_ranking(ranking, scores["roc_auc"].value, scores["average_precision"].value, folder / "ranking.png")
+    return metrics
+
+
+def stack_tables(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The reliability tables one below the other, with their names in the column `probabilities`."""
+    named = [table.assign(probabilities=name).round(6) for name, table in tables.items()]
+    return pd.concat(named, ignore_index=True)
+
+
 def read_majority(counts_path: Path) -> str:
     """The most frequent class of the train split, from the balance report's `counts.csv`."""
     counts = read_text_table(counts_path)
     train = counts[counts["split"] == "train"]
     return find_majority(dict(zip(train["class"], train["count"].astype(int), strict=True)))
-
-
-def pick_mistakes(test: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The wrong predictions with the largest loss, worst first; equal losses by key."""
-    wrong = test[test["class"] != test["predicted"]]
-    return wrong.sort_values(["loss", "key"], ascending=[False, True]).head(count)
-
-
-def pick_examples(test: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Test images drawn by the hash of their key, so that nobody chose them and every run shows the same."""
-    lot = test["key"].map(lambda key: hashlib.sha256(f"examples\0{key}".encode()).hexdigest())
-    return test.loc[lot.sort_values().index[:count]]
-
-
-def draw_gallery(rows: pd.DataFrame, images_dir: Path, title: str, path: Path) -> None:
-    """The images of `rows`, captioned `P: x | T: y`."""
-    files = list_image_files(rows, images_dir)
-    images = [open_image(files, index) for index in range(len(files))]
-    pairs: Sequence[tuple[str, str]] = list(zip(rows["predicted"], rows["class"], strict=True))
-    draw_grid(images, [caption_prediction(predicted, true) for predicted, true in pairs], path, title)

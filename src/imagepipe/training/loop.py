@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -181,9 +182,10 @@ def make_step(state: State, params: TrainParams, class_weights: Tensor | None, g
     model, loss_function = group.wrap(state.model), make_loss(params, class_weights)
     share_of_loss = ShareOfLoss(loss_function, class_weights, group)
     reduced = params.precision == "bfloat16"
+    noise = derive_seed(params.seed, f"noise {group.rank}")
 
     def find_loss(images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
+        with torch.autocast(images.device.type, torch.bfloat16) if reduced else nullcontext():
             if group.size == 1:
                 return loss_function(model(images), labels)
             samples = len(labels)
@@ -195,7 +197,7 @@ def make_step(state: State, params: TrainParams, class_weights: Tensor | None, g
             return loss
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
-        seed_noise(derive_seed(params.seed, f"noise {group.rank}", state.schedule.last_epoch), images.device)
+        seed_noise(noise + state.schedule.last_epoch, images.device)
         loss = find_loss(images, labels)
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -205,7 +207,8 @@ def make_step(state: State, params: TrainParams, class_weights: Tensor | None, g
         if state.averaged is not None:
             state.averaged.update_parameters(state.model)
         state.schedule.step()
-        return group.add_up(loss.detach()) / group.size
+        loss = loss.detach()
+        return loss if group.size == 1 else group.add_up(loss) / group.size
 
     return step
 

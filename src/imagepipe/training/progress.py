@@ -1,6 +1,5 @@
 """How a run is followed: a bar on a terminal, else a line now and then; one plain line an epoch everywhere."""
 
-import sys
 import time
 from types import TracebackType
 
@@ -47,8 +46,9 @@ class Progress:
         """Note one update."""
         self.images += images
         said = f"epoch {self.epoch}/{self.epochs}, loss {loss:.4f}{self.accuracy}"
-        self.bar.update(self.task, advance=images, description=said)
-        if self.shown and not sys.stdout.isatty():
+        if not self.bar.disable:
+            self.bar.update(self.task, advance=images, description=said)
+        elif self.shown:
             self.lines.what = f"train: {said}"
             self.lines.advance(images)
 

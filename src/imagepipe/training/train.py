@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from imagepipe.core.class_counts import find_majority
 from imagepipe.core.errors import EnvironmentFault, InputError
@@ -23,7 +24,7 @@ from imagepipe.core.manifest import DatasetInfo, read_dataset_info, read_split
 from imagepipe.core.run import RunParams, count_jobs, find_cache_root
 from imagepipe.core.seeds import derive_seed
 from imagepipe.data.augment import make_augmentation, make_transform
-from imagepipe.data.batches import LoaderOptions, make_eval_loader, make_loaders, share_out, shuffle_positions
+from imagepipe.data.batches import LoaderOptions, Loaders, make_eval_loader, make_loaders, share_out, shuffle_positions
 from imagepipe.data.dataset import ManifestDataset, Transform
 from imagepipe.data.pixels import open_cache
 from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier, save_classifier
@@ -74,6 +75,64 @@ def train_model(
     the metrics of train are those of its sample. What is measured, train images too, is not augmented. A run that was
     interrupted goes on from its last checkpoint, and leaves the same bytes. Of a `group`, the leading process writes.
     """
+    setup = set_up(manifests_dir, images_dir, params, group)
+    info, train, model, device = setup.info, setup.train, setup.model, setup.device
+    options = choose_options(run, device, group)
+    if not group.leads:
+        group.take_turns()  # the leading process decodes what is not in the cache
+    # The first loader: what it decodes is shared by the others, and by the images that go through a transform.
+    whole_train = make_eval_loader(train, params.eval_batch_size, options)
+    if group.leads:
+        group.take_turns()
+    train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
+    loaders = open_loaders(setup, setup.val, params, options)
+
+    model.to(device)
+    if params.compile:
+        model.compile()
+    class_weights = weigh_classes(params, info, device)
+    weights, baseline = sum(weight.numel() for weight in model.parameters()), measure_baseline(info)
+
+    def write(result: Fit, on_train: Score | None = None) -> None:
+        if group.leads:
+            metrics = summarise(result, on_train or read_score(result.kept, "train"), baseline, weights)
+            write_reports(reports_dir, result, metrics, durable=on_train is not None)
+
+    key = identify_run(params, info, manifests_dir, device)
+    checkpoints = Checkpoints(find_cache_root(run) / "checkpoints", key, 60 * run.checkpoint_minutes, group)
+    images_per_epoch = min(len(train), len(loaders.train) * setup.batch_size)
+    with report_memory(), Progress(params.epochs, images_per_epoch, shown=group.leads) as progress:
+        result = fit(model, loaders, train_sample, params, progress, write, class_weights, checkpoints, group)
+    model.load_state_dict(result.kept_weights)
+    on_train = measure(model, whole_train, group)
+    if group.leads:
+        save_classifier(model, model_path)
+        write(result, on_train)
+        checkpoints.remove()
+    return Trained(model, result.kept, on_train, read_score(result.kept, "val"), baseline, setup.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is trained, and on which images; `batch_size` counts those of an update, of all processes together.
+
+    `notes` say what became of pretrained weights. The model is not on the `device` yet.
+    """
+
+    info: DatasetInfo
+    device: str
+    train: ManifestDataset
+    val: ManifestDataset
+    model: Classifier
+    batch_size: int
+    notes: list[str]
+
+
+def set_up(manifests_dir: Path, images_dir: Path, params: TrainParams, group: Group = ALONE) -> Setup:
+    """Open train and val and make the model, before any image is decoded but the one that tries batch norm.
+
+    Raises InputError or EnvironmentFault for what the manifests, the params or the machine do not allow.
+    """
     info = read_dataset_info(manifests_dir / "dataset.json")
     check_counts(info, manifests_dir)
     warn_of_two_remedies(params)
@@ -85,18 +144,16 @@ def train_model(
     freeze(model, params.freeze)
     batch_size = len(train) if params.batch_size == "all" else params.batch_size
     check_last_batch(model, train, batch_size, params.drop_last, group)
-    options = choose_options(run, device, group)
-    if not group.leads:
-        group.take_turns()  # the leading process decodes what is not in the cache
-    # The first loader: what it decodes is shared by the others, and by the images that go through a transform.
-    whole_train = make_eval_loader(train, params.eval_batch_size, options)
-    if group.leads:
-        group.take_turns()
-    train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
-    loaders = make_loaders(
+    return Setup(info, device, train, val, model, batch_size, notes)
+
+
+def open_loaders(setup: Setup, val: ManifestDataset | None, params: TrainParams, options: LoaderOptions) -> Loaders:
+    """The loader of train, in the order and with the augmentation of `params`, and that of `val`."""
+    train = setup.train
+    return make_loaders(
         transform_dataset(train, make_transform(params.augment.transform)),
         val,
-        batch_size=batch_size,
+        batch_size=setup.batch_size,
         eval_batch_size=params.eval_batch_size,
         shuffle=params.shuffle,
         drop_last=params.drop_last,
@@ -106,31 +163,12 @@ def train_model(
         options=options,
     )
 
-    model.to(device)
-    if params.compile:
-        model.compile()
-    class_weights = None
-    if params.imbalance == "class_weights":
-        class_weights = make_class_weights(info.counts["train"], info.classes).to(device)
-    weights, baseline = sum(weight.numel() for weight in model.parameters()), measure_baseline(info)
 
-    def write(result: Fit, on_train: Score | None = None) -> None:
-        if group.leads:
-            metrics = summarise(result, on_train or read_score(result.kept, "train"), baseline, weights)
-            write_reports(reports_dir, result, metrics, durable=on_train is not None)
-
-    key = identify_run(params, info, manifests_dir, device)
-    checkpoints = Checkpoints(find_cache_root(run) / "checkpoints", key, 60 * run.checkpoint_minutes, group)
-    images_per_epoch = min(len(train), len(loaders.train) * batch_size)
-    with report_memory(), Progress(params.epochs, images_per_epoch, shown=group.leads) as progress:
-        result = fit(model, loaders, train_sample, params, progress, write, class_weights, checkpoints, group)
-    model.load_state_dict(result.kept_weights)
-    on_train = measure(model, whole_train, group)
-    if group.leads:
-        save_classifier(model, model_path)
-        write(result, on_train)
-        checkpoints.remove()
-    return Trained(model, result.kept, on_train, read_score(result.kept, "val"), baseline, notes)
+def weigh_classes(params: TrainParams, info: DatasetInfo, device: str) -> Tensor | None:
+    """What each class weighs in the loss, float32 (classes,); None where `train.imbalance` does not ask for it."""
+    if params.imbalance != "class_weights":
+        return None
+    return make_class_weights(info.counts["train"], info.classes).to(device)
 
 
 def choose_options(run: RunParams, device: str, group: Group) -> LoaderOptions:
