@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from imagepipe.core.manifest import read_manifest
+from imagepipe.evaluation.predictions import read_predictions
 from tests.data.made import pack_shards
+from tests.evaluation.made import make_table, split_right, write_run
 from tests.made import make_dataset
 
 Imagepipe = Callable[..., subprocess.CompletedProcess[str]]
@@ -43,7 +47,7 @@ def list_rows(output: str) -> list[list[str]]:
 def test_says_what_it_can_do(imagepipe: Imagepipe) -> None:
     shown = imagepipe("--help")
     assert shown.returncode == 0
-    for command in ("use", "show", "lr-find", "summary"):
+    for command in ("use", "show", "lr-find", "compare", "evaluate", "summary"):
         assert f" {command} " in shown.stdout
 
 
@@ -60,6 +64,10 @@ def test_without_a_command_shows_help(imagepipe: Imagepipe) -> None:
         (["show", "--count", "0"], "'--count' / '-n': Input should be greater than or equal to 1"),
         (["show", "--count", "401"], "'--count' / '-n': Input should be less than or equal to 400"),
         (["show", "--first", "-1"], "'--first': Input should be greater than or equal to 0"),
+        (["compare"], "Missing argument"),
+        (["compare", "a", "--format", "html"], "'--format'"),
+        (["compare", "a", "--confidence", "1"], "'--confidence'"),
+        (["evaluate"], "Missing argument 'images'"),
     ],
     ids=str,
 )
@@ -283,3 +291,69 @@ def test_summary_needs_params(imagepipe: Imagepipe, result: Path) -> None:
     done = imagepipe("summary")
     assert done.returncode == 2
     assert done.stderr.startswith("error: params.yaml: cannot be read: No such file or directory.")
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> Path:
+    """Folders `a` and `b` with the predictions of two runs, of which b has 30 of 40 images wrong that a has right."""
+    for name, right in zip("ab", split_right(10, 30, 0, 5), strict=True):
+        write_run(tmp_path / name, make_table(right))
+    return tmp_path
+
+
+def test_compare_prints_markdown_or_json_and_writes_a_page(imagepipe: Imagepipe, two_runs: Path) -> None:
+    shown = imagepipe("compare", "a", "b", "--page", "pages/a-b.html")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "| a | 88.89 % |" in shown.stdout
+    assert "**b is worse than a by 66.67 points (95 % interval " in shown.stdout
+    assert "b is worse than a" in (two_runs / "pages" / "a-b.html").read_text("utf-8")
+    shown = imagepipe("compare", "a", "b", "--format", "json", "--confidence", "0.9")
+    found = json.loads(shown.stdout)
+    assert (found["confidence"], found["pairs"][0]["lost"]) == (0.9, 30)
+
+
+def test_compare_fails_on_request_where_one_is_worse(imagepipe: Imagepipe, two_runs: Path) -> None:
+    assert imagepipe("compare", "a", "b", "--fail-if-worse").returncode == 1
+    assert imagepipe("compare", "b", "a", "--fail-if-worse").returncode == 0
+
+
+def test_compare_says_what_is_wrong_in_one_line(imagepipe: Imagepipe, two_runs: Path) -> None:
+    done = imagepipe("compare", "a", "nowhere")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: nowhere: not a folder, and there is no Git repository here")
+
+
+@pytest.mark.slow
+def test_compare_imports_no_torch(run_in: Imagepipe, two_runs: Path) -> None:
+    run = "app(['compare', 'a', 'b', '--page', 'p.html'], standalone_mode=False)"
+    code = f"import sys; from imagepipe.cli import app; {run}; print('torch' in sys.modules)"
+    assert run_in(two_runs, sys.executable, "-c", code).stdout.endswith("\nFalse\n")
+
+
+@pytest.mark.slow
+def test_evaluate_judges_images_from_elsewhere(project: Path, run_in: Imagepipe, tmp_path: Path) -> None:
+    test = read_manifest(project / "data/manifests/test.csv").head(40)
+    for name, path in zip(test["class"], test["path"], strict=True):
+        (tmp_path / "new" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(project / "data/images" / path, tmp_path / "new" / name)
+    plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}
+    out = str(tmp_path / "found")
+    done = run_in(project, "imagepipe", "evaluate", str(tmp_path / "new"), "--out", out, **plain)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " interval " in done.stdout
+    assert ", 40 images)" in done.stdout
+    before = read_predictions(project / "reports/evaluate/predictions.csv").set_index("pixel_sha256")
+    after = read_predictions(tmp_path / "found" / "predictions.csv").set_index("pixel_sha256")
+    assert after["predicted"].equals(before["predicted"].loc[after.index])
+    (tmp_path / "new" / "3" / "broken.png").write_text("<html>")
+    again = run_in(project, "imagepipe", "evaluate", str(tmp_path / "new"), "--out", out, **plain)
+    assert again.returncode == 1
+    assert again.stdout == done.stdout
+    assert "images that cannot be used (1):\n  3/broken.png: is not an image of a known format" in again.stderr
+
+
+def test_evaluate_says_what_is_wrong(imagepipe: Imagepipe, root: Path, tmp_path: Path) -> None:
+    shutil.copyfile(root / "recipes" / "base.yaml", tmp_path / "params.yaml")
+    done = imagepipe("evaluate", "new")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: models/model.safetensors: no such model; run the train stage first.\n"

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -108,6 +108,81 @@ def find_learning_rate(
     print(f"params.yaml: train.lr: {params.lr:g}")
     draw_rates(curve, suggestion, params.lr, out)
     print(f"drawn: {out}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A [B …]",
+            help="Git revisions, DVC experiments, or folders (a project, or one with predictions.csv); a,b,c is a "
+            "group of runs that differ in train.seed alone, or in split.fold alone",
+        ),
+    ],
+    form: Annotated[Literal["md", "json"], typer.Option("--format", help="what is printed")] = "md",
+    page: Annotated[Path | None, typer.Option("--page", help="an HTML page to write, with the changed images")] = None,
+    confidence: Annotated[
+        float,
+        typer.Option("--confidence", min=0.5, max=0.9999, help="of intervals; p below 1 less this is significant"),
+    ] = 0.95,
+    fail_if_worse: Annotated[
+        bool, typer.Option("--fail-if-worse", help="exit with 1 where one is significantly worse than A")
+    ] = False,
+) -> None:
+    """Say whether runs differ by more than chance: the first against each other one, on the same test images.
+
+    One run alone is compared with the workspace. Groups (a1,a2,a3 b1,b2,b3) are compared by the spread between their
+    seeds or folds.
+    """
+    from imagepipe.evaluation import compare as comparing
+    from imagepipe.report.comparison import format_json, format_markdown, write_comparison
+
+    found = comparing.compare(runs, confidence)
+    if page:
+        write_comparison(page, found, [Path(), *filter(Path.is_dir, map(Path, runs))])
+    print(format_json(found) if form == "json" else format_markdown(found), end="")
+    if fail_if_worse and found.is_worse:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    images: Annotated[Path, typer.Argument(help="class folders, an archive of them, or a table of files and labels")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="the model file")] = Path("models/model.safetensors"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="the folder to write")] = Path("evaluation"),
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="leave out images of classes that the model does not know")
+    ] = False,
+    allow_train: Annotated[
+        bool, typer.Option("--allow-train", help="let images count that the model was trained on")
+    ] = False,
+) -> None:
+    """Judge the model by labelled images from elsewhere, converted as split.image in params.yaml says.
+
+    Exits with 1 where some of them cannot be read; the others are judged all the same.
+    """
+    from imagepipe.core.errors import list_findings
+    from imagepipe.evaluation.elsewhere import check_replaceable, format_classes, judge_images, write_judged
+    from imagepipe.evaluation.metrics import describe_accuracy
+    from imagepipe.evaluation.params import EvaluateParams
+    from imagepipe.models.runtime import fix_arithmetic
+
+    params = load_section("evaluate", EvaluateParams)
+    check_replaceable(out)
+    fix_arithmetic(params.threads)
+    judged = judge_images(images, model, out.parent, params, ignore_unknown, allow_train)
+    metrics, classes = write_judged(out, judged, params)
+    for note in judged.notes:
+        print(f"{images}: {note}")
+    if judged.ignored:
+        print(f"{images}: images of classes that the model does not know: {judged.ignored.total():,}, left out")
+    print(f"{images}: {describe_accuracy(metrics['test'], params.confidence)}")
+    print(format_classes(classes))
+    print(f"written: {out}")
+    if judged.unreadable:
+        print(list_findings(f"{images}: images that cannot be used", judged.unreadable), file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

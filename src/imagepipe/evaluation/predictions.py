@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import SHARD_COLUMNS, DatasetInfo, list_user_columns, read_dataset_info, read_split
-from imagepipe.core.tables import read_text_table
+from imagepipe.core.tables import parse_text_table, read_text_table
 from imagepipe.data.pixels import PixelCache
 
 if TYPE_CHECKING:
-    from imagepipe.models.classifier import ModelInfo
+    from imagepipe.models.classifier import Classifier, ModelInfo
 
 LOGIT = "logit:"
 
@@ -39,10 +39,6 @@ def predict_splits(
     Raises InputError where model and data do not belong together (classes, mode, size), test is empty or shares pixels
     with train (unless `split.leaks` kept them), or a logit is not a number.
     """
-    import torch
-
-    from imagepipe.data.batches import LoaderOptions, make_eval_loader
-    from imagepipe.data.dataset import ManifestDataset
     from imagepipe.models.classifier import load_classifier
 
     model = load_classifier(model_path)
@@ -58,13 +54,34 @@ def predict_splits(
             if split == "test":
                 raise InputError(f"{path}: the test split is empty; raise split.fractions.test in params.yaml.")
             continue
-        dataset = ManifestDataset(path, images_dir, classes=info.classes, table=manifest)
-        dataset.load_pixels(cache, jobs)
-        loader = make_eval_loader(dataset, batch_size, LoaderOptions(jobs=jobs))
-        with torch.no_grad():
-            logits = torch.cat([model(images) for images, _ in loader]).numpy()
+        logits = predict_manifest(model, manifest, path, images_dir, batch_size, jobs, cache)
         tables.append(tabulate_predictions(manifest, logits, info.classes, str(info.split["layout"])))
     return pd.concat(tables, ignore_index=True), model.info
+
+
+def predict_manifest(
+    model: "Classifier",
+    manifest: pd.DataFrame,
+    path: Path,
+    images_dir: Path,
+    batch_size: int,
+    jobs: int,
+    cache: PixelCache | None,
+) -> NDArray[np.float32]:
+    """[torch] The logits (N, classes) for the rows of a manifest, in their order; `path` is for messages only.
+
+    Raises InputError where an image cannot be decoded or is not the one that the manifest names.
+    """
+    import torch
+
+    from imagepipe.data.batches import LoaderOptions, make_eval_loader
+    from imagepipe.data.dataset import ManifestDataset
+
+    dataset = ManifestDataset(path, images_dir, classes=model.info.classes, table=manifest)
+    dataset.load_pixels(cache, jobs)
+    loader = make_eval_loader(dataset, batch_size, LoaderOptions(jobs=jobs))
+    with torch.no_grad():
+        return torch.cat([model(images) for images, _ in loader]).numpy()
 
 
 def check_fit(model: "ModelInfo", info: DatasetInfo, model_path: Path) -> None:
@@ -93,13 +110,7 @@ def check_leaks(test: pd.DataFrame, manifests_dir: Path, info: DatasetInfo) -> N
     """Raise InputError where test holds the very pixels of a train image and nobody decided to keep that."""
     if info.leaks.policy == "keep":
         return
-    train = read_split(manifests_dir, "train", info)
-    trained = dict(zip(train["pixel_sha256"], train["path"], strict=True))
-    shared = [
-        f"{path} is {trained[pixels]} of train"
-        for path, pixels in zip(test["path"], test["pixel_sha256"], strict=True)
-        if pixels in trained
-    ]
+    shared = list_trained(test, read_split(manifests_dir, "train", info))
     if shared:
         raise InputError(
             list_findings(
@@ -108,6 +119,16 @@ def check_leaks(test: pd.DataFrame, manifests_dir: Path, info: DatasetInfo) -> N
                 "Run the split stage again with split.leaks `drop` in params.yaml, or with `keep` if they shall count.",
             )
         )
+
+
+def list_trained(table: pd.DataFrame, train: pd.DataFrame, column: str = "path") -> list[str]:
+    """Which rows, named by `column`, have the very pixels of an image of train."""
+    trained = dict(zip(train["pixel_sha256"], train["path"], strict=True))
+    return [
+        f"{name} is {trained[pixels]} of train"
+        for name, pixels in zip(table[column], table["pixel_sha256"], strict=True)
+        if pixels in trained
+    ]
 
 
 def tabulate_predictions(
@@ -158,7 +179,16 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
     Raises InputError where it is none.
     """
-    table = read_text_table(path)
+    return type_predictions(read_text_table(path), path)
+
+
+def parse_predictions(data: bytes, path: Path) -> pd.DataFrame:
+    """As `read_predictions`, from the bytes of the file; `path` is for messages only."""
+    return type_predictions(parse_text_table(data, path), path)
+
+
+def type_predictions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table of text as `read_predictions` gives it."""
     logits = [name for name in table.columns if name.startswith(LOGIT)]
     missing = [name for name in ("split", "key", "path", "class", "predicted", "loss") if name not in table.columns]
     if missing or not logits:
