@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imagepipe.core.hashes import hash_bytes, hash_file, hash_pixels
+from imagepipe.core.hashes import digest_pixels, hash_bytes, hash_file, hash_pixels
 
 ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4, the first example
 ABC_MD5 = "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, the test suite
@@ -23,7 +23,9 @@ def test_hashes_a_file(tmp_path: Path) -> None:
 
 def test_hashes_mode_size_and_pixels_row_by_row() -> None:
     pixels = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
-    assert hash_pixels("L", pixels) == hashlib.sha256(b"L 3x2\n\1\2\3\4\5\6").hexdigest()
+    expected = hashlib.sha256(b"L 3x2\n\1\2\3\4\5\6")
+    assert hash_pixels("L", pixels) == expected.hexdigest()
+    assert digest_pixels("L", pixels) == expected.digest()
 
 
 def test_hashes_pixels_and_not_their_place_in_memory() -> None:

@@ -1,3 +1,4 @@
+import math
 import multiprocessing
 import os
 import signal
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -70,48 +72,82 @@ def test_no_chunks_give_no_results() -> None:
     assert list(LocalEngine(2).map_chunks(add_up, [])) == []
 
 
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All chunks go to other processes where there are several."""
+    monkeypatch.setattr(parallel, "PROBES", 0)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_results_come_in_order(jobs: int) -> None:
-    chunks = cut(FEW + 500, 300)
+@pytest.mark.parametrize("starting", [0.0, math.inf])
+def test_results_come_in_order(monkeypatch: pytest.MonkeyPatch, jobs: int, starting: float) -> None:
+    monkeypatch.setattr(parallel, "STARTING", starting)
+    chunks = cut(4500, 300)
     assert list(LocalEngine(jobs).map_chunks(add_up, chunks)) == [sum(chunk) for chunk in chunks]
 
 
-def test_few_items_stay_in_this_process() -> None:
-    assert set(LocalEngine(2).map_chunks(find_process, cut(FEW, 100))) == {os.getpid()}
+@pytest.mark.parametrize(
+    ("seconds", "count", "jobs", "others"),
+    [
+        ([9.0, 2.0, 3.0], 4, 2, True),
+        ([9.0, 1.0, 3.0], 4, 2, False),
+        ([9.0, 1.0, 3.0], 6, 2, True),
+        ([9.0, 1.0, 3.0], 4, 20, True),
+        ([9.0, 9.0, 9.0], 4, 1, False),
+        ([9.0, 9.0, 9.0], 3, 2, False),
+    ],
+    ids=["slow", "quick", "quick but many", "many to share", "nobody to share with", "done"],
+)
+def test_others_help_where_that_saves_more_than_starting_them_takes(
+    monkeypatch: pytest.MonkeyPatch, seconds: list[float], count: int, jobs: int, others: bool
+) -> None:
+    """With two jobs sharing saves half of what is left: the chunks that are left, each as long as the quickest."""
+    clock = iter([time for duration in seconds for time in (0.0, duration)])
+    monkeypatch.setattr(parallel.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(parallel, "STARTING", 0.9)
+    asked: list[int] = []
+    monkeypatch.setattr(parallel, "keep_pool", lambda jobs: asked.append(jobs) or ThreadPoolExecutor(jobs))
+    assert list(LocalEngine(jobs).map_chunks(add_up, cut(count, 1))) == list(range(count))
+    assert asked == ([jobs] if others else [])
 
 
-def test_many_items_go_to_other_processes() -> None:
-    assert os.getpid() not in set(LocalEngine(2).map_chunks(find_process, cut(FEW + 1, 100)))
+def test_little_work_stays_in_this_process() -> None:
+    assert set(LocalEngine(2).map_chunks(find_process, cut(4000, 100))) == {os.getpid()}
 
 
-def test_one_job_stays_in_this_process() -> None:
-    assert set(LocalEngine(1).map_chunks(find_process, cut(FEW + 1, 100))) == {os.getpid()}
+@pytest.mark.usefixtures("shared")
+def test_others_are_other_processes() -> None:
+    assert os.getpid() not in set(LocalEngine(2).map_chunks(find_process, cut(4000, 100)))
 
 
+@pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_error_reaches_the_caller(jobs: int) -> None:
-    results = LocalEngine(jobs).map_chunks(refuse_large, cut(FEW + 1, 300))
+    results = LocalEngine(jobs).map_chunks(refuse_large, cut(4000, 300))
     assert list(islice(results, 3)) == [300, 300, 300]
     with pytest.raises(ValueError, match=r"^900 to 1199$"):
         next(results)
 
 
+@pytest.mark.usefixtures("shared")
 def test_a_trusted_worker_that_dies_is_a_fault_of_the_machine() -> None:
     with pytest.raises(EnvironmentFault, match=r"^A worker process was ended from outside, .* fewer run\.jobs"):
-        list(LocalEngine(2).map_chunks(leave, cut(FEW + 1, 300)))
+        list(LocalEngine(2).map_chunks(leave, cut(4000, 300)))
 
 
+@pytest.mark.usefixtures("shared")
 def test_few_chunks_are_in_flight() -> None:
     """So that memory stays bounded however slowly the results are taken."""
     chunks = Counted(1000)
-    results = LocalEngine(2).map_chunks(add_up, chunks, few=0)
+    results = LocalEngine(2).map_chunks(add_up, chunks)
     assert list(islice(results, 3)) == [45, 145, 245]
     assert chunks.made == AHEAD * 2 + 3
     close(results)
 
 
 def work_with_others() -> None:
-    if os.getpid() in set(LocalEngine(2).map_chunks(find_process, cut(FEW + 1, 100))):
+    parallel.PROBES = 0
+    if os.getpid() in set(LocalEngine(2).map_chunks(find_process, cut(4000, 100))):
         sys.exit(1)
 
 

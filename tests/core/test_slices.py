@@ -1,10 +1,11 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from imagepipe.core.slices import FileSlice, list_image_files
+from imagepipe.core.slices import PIECE, FileSlice, list_image_files, read_whole
 
 
 def test_a_slice_is_all_of_a_file_or_a_piece_of_it(tmp_path: Path) -> None:
@@ -32,6 +33,22 @@ def test_a_piece_that_is_not_there_was_cut(tmp_path: Path, offset: int, length: 
 def test_a_file_that_was_never_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         FileSlice(tmp_path, 0, None).read()
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, 2 * PIECE + 1])
+def test_a_file_is_read_to_its_end_and_closed(tmp_path: Path, size: int) -> None:
+    content = np.random.default_rng(size).bytes(size)
+    (tmp_path / "x").write_bytes(content)
+    before = count_open_files()
+    assert read_whole(str(tmp_path / "x")) == content
+    with pytest.raises(IsADirectoryError):
+        read_whole(str(tmp_path))
+    assert count_open_files() == before
+
+
+def count_open_files() -> int:
+    """How many this process has; 0 where the system does not say."""
+    return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
 
 
 def test_the_files_of_a_table_lie_below_the_folder(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def test_half_a_png_is_named(tmp_path: Path) -> None:
         open_image(name_file(path), 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\0\0\0\0IHDR\xa8\xa1\xae\n"]
+)
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "page.png").write_bytes(content)
     for read in (open_image, read_pixels, measure_image):

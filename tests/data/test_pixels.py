@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def test_images_stand_in_the_order_of_their_files(tmp_path: Path, shapes: list[t
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_steps")
 def test_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FEW", 3)
+    monkeypatch.setattr(parallel, "PROBES", 0)
     images = make_images(20, MIXED)
     files = write_images(tmp_path / "images", images)
     assert are_same(decode_pixels(files, hash_images(images), jobs=2), images)
@@ -86,17 +85,6 @@ def test_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "images" / "13.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"13\.png: cannot be decoded"):
         decode_pixels(files, None, jobs=2)
-
-
-@pytest.mark.parametrize(("side", "others"), [(100, False), (700, True)])
-def test_few_large_images_are_worth_other_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, others: bool
-) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(parallel, "keep_pool", lambda jobs: asked.append(jobs) or ThreadPoolExecutor(jobs))
-    images = make_images(40, [(side, side, 1)])
-    assert are_same(decode_pixels(write_images(tmp_path / "images", images), None, jobs=2), images)
-    assert asked == ([2] if others else [])
 
 
 def test_images_of_one_size_are_one_array(tmp_path: Path) -> None:

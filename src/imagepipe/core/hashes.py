@@ -20,7 +20,12 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
 
 def hash_pixels(mode: str, pixels: NDArray[np.uint8]) -> str:
     """SHA-256 over `"<mode> <width>x<height>\\n"` and the uint8 pixels of shape (H, W) or (H, W, C), row by row."""
+    return digest_pixels(mode, pixels).hex()
+
+
+def digest_pixels(mode: str, pixels: NDArray[np.uint8]) -> bytes:
+    """The 32 bytes of which `hash_pixels` gives the digits."""
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{mode} {width}x{height}\n".encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
+    return digest.digest()

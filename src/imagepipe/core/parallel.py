@@ -4,11 +4,13 @@
 core/cluster.py those of a Ray cluster; which of them it is changes no result.
 """
 
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from concurrent.futures import BrokenExecutor, Future
@@ -16,6 +18,7 @@ from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice
 from multiprocessing import forkserver
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -33,6 +36,8 @@ Chunk = TypeVar("Chunk", bound=Sized)
 Result = TypeVar("Result")
 
 FEW = 4000  # items below which starting worker processes costs more than it saves
+STARTING = 0.6  # seconds until worker processes have started and imported what their work needs
+PROBES = 3  # chunks of trusted work that show how long one takes: the fastest of them, since the first may import, too
 IDLE = 60  # seconds that processes for trusted work wait for more of it, since starting them takes one or two
 AHEAD = 3  # chunks in flight for each worker: enough to keep it busy, few enough to keep memory flat
 TRIES = 3  # with pools that break although their work is still to be done
@@ -71,7 +76,7 @@ class Engine(Protocol):
         ...
 
     def map_chunks(self, function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> Iterator[Result]:
-        """`function` of each chunk, in order; few items are worked on in this process.
+        """`function` of each chunk, in order; little work is done in this process.
 
         A chunk holds all that `function` needs. Raises EnvironmentFault where the processes die.
         """
@@ -108,12 +113,12 @@ def start_fork_server() -> None:
         forkserver.ensure_running()
 
 
-def are_few(chunks: Sequence[Sized], few: int = FEW) -> bool:
-    """Whether the chunks hold at most `few` items; looks at no more of them than it must."""
+def are_few(chunks: Sequence[Sized]) -> bool:
+    """Whether the chunks hold at most FEW items; looks at no more of them than it must."""
     items = 0
     for chunk in chunks:
         items += len(chunk)
-        if items > few:
+        if items > FEW:
             return False
     return True
 
@@ -124,13 +129,23 @@ class LocalEngine:
 
     jobs: int
 
-    def map_chunks(
-        self, function: Callable[[Chunk], Result], chunks: Sequence[Chunk], few: int = FEW
-    ) -> Iterator[Result]:
-        """As `Engine.map_chunks`; with one job in this process, too. `few` is less where an item takes long."""
-        if self.jobs == 1 or are_few(chunks, few):
-            yield from map(function, chunks)
-            return
+    def map_chunks(self, function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> Iterator[Result]:
+        """As `Engine.map_chunks`: in this process where its first chunks show that starting others would take longer
+        than they would save."""
+        left = iter(chunks)
+        pace = math.inf
+        for chunk in islice(left, PROBES):
+            started = time.perf_counter()
+            result = function(chunk)
+            pace = min(pace, time.perf_counter() - started)
+            yield result
+        if pace * (len(chunks) - PROBES) * (1 - 1 / self.jobs) > STARTING:
+            yield from self._share(function, left)
+        else:
+            yield from map(function, left)
+
+    def _share(self, function: Callable[[Chunk], Result], chunks: Iterator[Chunk]) -> Iterator[Result]:
+        """`function` of each chunk, in order, by other processes."""
         waiting: deque[Future[Result]] = deque()
         pool = keep_pool(self.jobs)
         try:

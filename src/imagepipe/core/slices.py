@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PIECE = 2**16  # bytes read at once: all of a small file
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,7 @@ class ImageFiles:
     def read(self, index: int) -> bytes:
         """The bytes of one image file; raises OSError where they are not there."""
         if self.shards is None or self.offsets is None or self.lengths is None:
-            # For small files a Path takes as long as the reading.
-            with open(os.path.join(self.folder, self.names[index]), "rb", buffering=0) as file:  # noqa: PTH118, PTH123
-                return file.read()
+            return read_whole(os.path.join(self.folder, self.names[index]))  # noqa: PTH118
         return FileSlice(self.folder / self.shards[index], int(self.offsets[index]), int(self.lengths[index])).read()
 
     def take(self, positions: slice | NDArray[np.int64] | Sequence[int]) -> "ImageFiles":
@@ -84,6 +83,19 @@ class ImageFiles:
             self.offsets[positions],
             self.lengths[positions],
         )
+
+
+def read_whole(path: str) -> bytes:
+    """The bytes of a file; raises OSError where it cannot be read."""
+    # For small files, Python's file object takes as long as opening, reading and closing, and so does a Path.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        parts: list[bytes] = []
+        while part := os.read(descriptor, PIECE):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def list_image_files(table: "pd.DataFrame", folder: Path, column: str = "path") -> ImageFiles:

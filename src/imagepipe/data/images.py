@@ -6,6 +6,7 @@ Workers import this module, and each starts anew: what is heavy does not belong 
 import hashlib
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.hashes import hash_pixels
+from imagepipe.core.hashes import digest_pixels
 from imagepipe.core.slices import PNG_SIGNATURE, ImageFiles
+from imagepipe.data.png import MODES, Shape, inflate_png, unfilter_rows
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by values per pixel
+# What Pillow raises on bytes that are no image, or a damaged one; ValueError of a PNG's chunks that are too short.
+DECODER_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+RUN_BYTES = 2**18  # of plain PNGs whose filters are undone at once: fits a processor's cache
 
 
 class OtherMode(InputError):
@@ -89,7 +93,7 @@ def measure_image(files: ImageFiles, index: int) -> int:
     try:
         with Image.open(io.BytesIO(read_file(files, index, files))) as image:
             return image.width * image.height * len(image.getbands())
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except DECODER_ERRORS as error:
         raise make_error(files, index, error) from error
 
 
@@ -108,23 +112,47 @@ def hash_chunk(chunk: Chunk) -> bytes:
 
 def decode_chunk(chunk: Chunk) -> Decoded:
     """The pixels of a chunk; raises InputError as `read_pixels` does."""
-    images: list[memoryview] = []
+    files, hashes = chunk.files, chunk.hashes
+    runs: list[NDArray[np.uint8]] = []
+    found: list[bytes] = []
+    with FileReader(files) as reader:
+        for images, contents in decode_runs(files, reader):
+            runs.append(images)
+            if hashes is not None and hashes.of_files:
+                found += map(hash_content, contents)
+            elif hashes is not None:
+                found += [digest_pixels(MODES[image.shape[2]], image) for image in images]
     wrong: list[str] = []
-    with FileReader(chunk.files) as reader:
-        for index in range(len(chunk)):
-            data = read_file(chunk.files, index, reader)
-            pixels = decode_pixels(chunk.files, index, data)
-            images.append(pixels.data)
-            if chunk.hashes is not None and chunk.hashes.values[index].tobytes() != hash_row(
-                data, pixels, chunk.hashes.of_files
-            ):
-                wrong.append(chunk.files.describe(index))
-    return Decoded(b"".join(images), np.array([image.shape for image in images], np.int32), wrong)
+    if hashes is not None:
+        values = np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+        wrong = [files.describe(index) for index in np.flatnonzero((values != hashes.values).any(axis=1)).tolist()]
+    shapes = np.repeat(np.array([run.shape[1:] for run in runs], np.int32), [len(run) for run in runs], axis=0)
+    return Decoded(b"".join(run.data for run in runs), shapes, wrong)
 
 
-def hash_row(data: bytes, pixels: NDArray[np.uint8], of_files: bool) -> bytes:
-    """What RowHashes hold of an image."""
-    return hash_content(data) if of_files else bytes.fromhex(hash_pixels(MODES[pixels.shape[2]], pixels))
+def decode_runs(files: ImageFiles, reader: "FileReader") -> Iterator[tuple[NDArray[np.uint8], list[bytes]]]:
+    """All images in order, as uint8 (n, H, W, C) with the bytes of their files.
+
+    Plain PNGs of one shape that follow one another come together, all others alone. Raises InputError as `read_pixels`
+    does, of the first image that gives cause.
+    """
+    shape: Shape = (0, 0, 0)
+    rows: list[bytes] = []
+    contents: list[bytes] = []
+    for index in range(len(files)):
+        data = read_file(files, index, reader)
+        plain = inflate_png(data)
+        if rows and (plain is None or plain[0] != shape or len(rows) * len(rows[0]) >= RUN_BYTES):
+            yield unfilter_rows(shape, rows), contents
+            rows, contents = [], []
+        if plain is None:
+            yield decode_pixels(files, index, data)[None], [data]
+        else:
+            shape = plain[0]
+            rows.append(plain[1])
+            contents.append(data)
+    if rows:
+        yield unfilter_rows(shape, rows), contents
 
 
 class FileReader:
@@ -185,7 +213,7 @@ def decode_image(files: ImageFiles, index: int, data: bytes) -> Image.Image:
         formats = ["PNG"] if data.startswith(PNG_SIGNATURE) else None
         with Image.open(io.BytesIO(data), formats=formats) as image:
             image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except DECODER_ERRORS as error:
         raise make_error(files, index, error) from error
     if image.info:
         stand_upright(image)

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.hashes import hash_bytes
-from imagepipe.core.parallel import FEW, LocalEngine
+from imagepipe.core.parallel import LocalEngine
 from imagepipe.core.run import RunParams, find_cache_root
 from imagepipe.core.slices import ImageFiles
 from imagepipe.data.images import Chunk, Decoded, RowHashes, decode_chunk, hash_chunk, measure_image
@@ -47,7 +47,6 @@ BLOCK = 16 * 2**20  # bytes of pixels that one hash covers, and one thread check
 PIECE = 2**20  # bytes read at once: they are hashed while the processor still has them at hand
 CHUNK = 1000  # images that a worker decodes at once, at most
 CHUNK_BYTES = 8 * 2**20  # of decoded pixels: bounds what workers and the pipes between hold
-FEW_BYTES = 16 * 2**20  # of decoded pixels, below which starting worker processes costs more than it saves
 PROBES = 16  # images that are looked at to estimate the size of all
 DAY = 86_400.0  # seconds after which an unfinished entry is given up, whoever began it
 
@@ -188,10 +187,10 @@ def write_images(
 def gather_images(files: ImageFiles, hashes: RowHashes | None, held: Held, jobs: int) -> Iterator[Decoded]:
     """The images of all rows in chunks, in order; those that other entries hold are not decoded."""
     largest = max(measure_images(files, held), default=1)
-    size, few = max(1, min(CHUNK, CHUNK_BYTES // largest)), min(FEW, FEW_BYTES // largest)
+    size = max(1, min(CHUNK, CHUNK_BYTES // largest))
     spans = [slice(first, first + size) for first in range(0, len(files), size)]
     chunks = [cut_chunk(files, hashes, held, span) for span in spans]
-    decoded = LocalEngine(jobs).map_chunks(decode_chunk, [chunk for chunk in chunks if len(chunk)], few)
+    decoded = LocalEngine(jobs).map_chunks(decode_chunk, [chunk for chunk in chunks if len(chunk)])
     for span, chunk in zip(spans, chunks, strict=True):
         part = next(decoded) if len(chunk) else Decoded(b"", np.empty((0, 3), np.int32), [])
         yield part if len(chunk) == len(held.holders[span]) else merge_images(part, held, span)
