@@ -14,8 +14,20 @@ from tests.conftest import ROOT
 SRC = ROOT / "src"
 STAGES = ("fetch", "split", "balance", "train", "evaluate")
 # Left to right: a module may import from its own package and from those before it.
-WAY = ("core", "sources", "prepare", "data", "models", "training", "evaluation", "report", "recipes", "cli")
-TORCH_PACKAGES = {"data", "models", "training", "evaluation"}
+WAY = (
+    "core",
+    "sources",
+    "prepare",
+    "data",
+    "models",
+    "training",
+    "evaluation",
+    "report",
+    "inference",
+    "recipes",
+    "cli",
+)
+TORCH_PACKAGES = {"data", "models", "training", "evaluation", "inference"}
 TORCHVISION_AT_FETCH = "torchvision_exports.py"  # sets that only torchvision can download and read
 
 
