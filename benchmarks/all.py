@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measure import ROOT, open_parser
 
-BENCHMARKS = ("promises", "data_half", "loaders", "split", "repro", "growth")
+BENCHMARKS = ("promises", "data_half", "loaders", "split", "predict", "repro", "growth")
 
 
 def run_benchmark(name: str, data: Path, folder: Path) -> list[str]:

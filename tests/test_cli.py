@@ -220,7 +220,18 @@ def test_predict_names_what_it_cannot_use_and_predicts_the_rest(imagepipe: Image
         (predicting / "pictures" / name).write_bytes(data)
     os.mkfifo(predicting / "pictures" / "pipe")
     (predicting / "pictures" / "loop").symlink_to(".")
-    arguments = ["pictures/*", "nope.png", "--format", "jsonl", "--out", "out.jsonl", "--batch-size", "4", "--jobs", "1"]
+    arguments = [
+        "pictures/*",
+        "nope.png",
+        "--format",
+        "jsonl",
+        "--out",
+        "out.jsonl",
+        "--batch-size",
+        "4",
+        "--jobs",
+        "1",
+    ]
     done = imagepipe("predict", *arguments)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     rows = [json.loads(line) for line in (predicting / "out.jsonl").read_text("utf-8").splitlines()]

@@ -83,7 +83,7 @@ class Inputs:
 
     def _walk(self, folder: str) -> Iterator[Foreign]:
         """Every plain file below a folder; links to files are followed, links to folders are not."""
-        open_folders = [iter(list_folder(folder))]  # no recursion: folders may be nested deeper than Python calls
+        open_folders = [list_folder(folder)]  # no recursion: folders may be nested deeper than Python calls
         while open_folders:
             found = next(open_folders[-1], None)
             if found is None:
@@ -93,7 +93,7 @@ class Inputs:
             elif is_litter(found.name) or found.name in (INDEX, SEAL):  # of the folder that split wrote
                 self._left_out[found.name] += 1
             elif found.is_folder:
-                open_folders.append(iter(list_folder(found.path)))
+                open_folders.append(list_folder(found.path))
             elif file := slice_file(found.path):
                 yield self._take(found.path, file)
             else:
@@ -140,13 +140,22 @@ def expect(found: Iterable[Foreign], path: str, otherwise: str) -> Iterator[Fore
         yield Foreign(path, otherwise)
 
 
-def list_folder(folder: str) -> list[Entry | Foreign]:
+def list_folder(folder: str) -> Iterator[Entry | Foreign]:
     """What lies in a folder, by name; why it cannot be read, where it cannot."""
+    names: list[str] = []
+    folders: set[str] = set()
     try:
         with os.scandir(folder) as entries:
-            return sorted(Entry(entry.name, entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries)
+            for entry in entries:
+                names.append(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
     except OSError as error:
-        return [Foreign(folder, f"cannot be read: {error.strerror}")]
+        yield Foreign(folder, f"cannot be read: {error.strerror}")
+        return
+    names.sort()
+    for name in names:  # nothing else is kept: there may be a million of them
+        yield Entry(name, os.path.join(folder, name), name in folders)  # noqa: PTH118
 
 
 def fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
