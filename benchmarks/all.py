@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measure import ROOT, open_parser
 
-BENCHMARKS = ("promises", "data_half", "loaders", "split", "repro", "growth", "training")
+BENCHMARKS = ("promises", "data_half", "loaders", "split", "predict", "repro", "growth", "training")
 
 
 def run_benchmark(name: str, data: Path, folder: Path) -> list[str]:

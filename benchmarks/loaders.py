@@ -61,7 +61,7 @@ from imagepipe.core.shards import name_member
 from imagepipe.data.batches import LoaderOptions, Loaders, make_loaders
 from imagepipe.data.dataset import ManifestDataset
 from imagepipe.data.pixels import PixelCache
-from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier
+from imagepipe.models.classifier import FORMAT, Classifier, ModelInfo, build_classifier
 
 BATCH = 64
 WORKERS = (0, 1, 2)
@@ -229,7 +229,7 @@ def open_model(manifests_dir: Path) -> Classifier:
     """A model for the set, whose own normalising is timed."""
     info = read_dataset_info(manifests_dir / "dataset.json")
     described = ModelInfo(
-        format=1,
+        format=FORMAT,
         model="softmax",
         choices={},
         normalize="dataset",
@@ -238,6 +238,7 @@ def open_model(manifests_dir: Path) -> Classifier:
         mean=info.mean,
         std=info.std,
         manifests={},
+        conversion={},
     )
     return build_classifier(described, seed=0)
 

@@ -6,11 +6,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from imagepipe.core.config import load_section
 from imagepipe.core.hashes import hash_pixels
 from imagepipe.core.manifest import COLUMNS, SPLITS, DatasetInfo, ImageInfo, LeakInfo, write_manifests
-from imagepipe.models.classifier import ModelInfo
+from imagepipe.models.classifier import FORMAT, ModelInfo
+from imagepipe.prepare.params import SplitParams
 
+ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ["cat", "dog", "NA"]
+
+
+def make_conversion(**changes: int | str) -> dict[str, int | str]:
+    """`split.image` as recipes/base.yaml has it, with these changes."""
+    return load_section("split", SplitParams, ROOT / "recipes" / "base.yaml").image.model_dump() | changes
 
 
 def make_dataset_info() -> DatasetInfo:
@@ -22,14 +30,21 @@ def make_dataset_info() -> DatasetInfo:
         std=[0.25],
         counts={},
         source={"name": "made", "homepage": "none", "licence": "none", "citation": "none", "options": {}},
-        split={"strategy": "random", "seed": 1, "official": {}, "layout": "single", "leaks": "auto"},
+        split={
+            "strategy": "random",
+            "seed": 1,
+            "official": {},
+            "layout": "single",
+            "leaks": "auto",
+            "image": make_conversion(),
+        },
         leaks=LeakInfo(policy="error", duplicates=0, groups=0, labels=0, dropped=0, repeated=0, near=None),
     )
 
 
 def make_model_info(classes: list[str] = CLASSES, width: int = 8) -> ModelInfo:
     return ModelInfo(
-        format=1,
+        format=FORMAT,
         model="softmax",
         choices={},
         normalize="unit",
@@ -38,6 +53,7 @@ def make_model_info(classes: list[str] = CLASSES, width: int = 8) -> ModelInfo:
         mean=[0.5],
         std=[0.25],
         manifests={},
+        conversion=make_conversion(),
     )
 
 

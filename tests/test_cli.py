@@ -1,4 +1,6 @@
+import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +17,8 @@ from imagepipe.core.manifest import read_manifest
 from imagepipe.evaluation.predictions import read_predictions
 from tests.data.made import pack_shards
 from tests.evaluation.made import make_table, split_right, write_run
-from tests.made import make_dataset
+from tests.inference.made import make_model, make_unusable, make_usable
+from tests.made import CLASSES, make_dataset
 
 Imagepipe = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -47,7 +50,7 @@ def list_rows(output: str) -> list[list[str]]:
 def test_says_what_it_can_do(imagepipe: Imagepipe) -> None:
     shown = imagepipe("--help")
     assert shown.returncode == 0
-    for command in ("use", "show", "lr-find", "compare", "evaluate", "summary"):
+    for command in ("use", "show", "lr-find", "compare", "evaluate", "predict", "export", "summary"):
         assert f" {command} " in shown.stdout
 
 
@@ -357,3 +360,138 @@ def test_evaluate_says_what_is_wrong(imagepipe: Imagepipe, root: Path, tmp_path:
     done = imagepipe("evaluate", "new")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: models/model.safetensors: no such model; run the train stage first.\n"
+
+
+@pytest.fixture
+def predicting(tmp_path: Path) -> Path:
+    """A model, and images of every kind below `pictures`, some of which cannot be used."""
+    make_model(tmp_path / "models" / "model.safetensors")
+    (tmp_path / "pictures").mkdir()
+    for name, data in make_usable().items():
+        (tmp_path / "pictures" / name).write_bytes(data)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_predict_prints_a_row_for_each_image(imagepipe: Imagepipe, predicting: Path) -> None:
+    done = imagepipe("predict", "pictures", "--top", "2")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines(), strict=True))
+    assert [row["path"] for row in rows] == [f"pictures/{name}" for name in make_usable()]
+    assert all(0 < float(row["probability_2"]) <= float(row["probability"]) <= 1 for row in rows)
+    assert {row["class"] for row in rows} <= set(CLASSES)
+    said = done.stderr.splitlines()
+    assert said[0] == f"predict: {len(rows)} images"
+    assert sum(int(line.partition(": ")[2]) for line in said if line.startswith("  ")) == len(rows)
+    assert "predict: 1 of them: 16 bits scaled to 8" in said
+
+
+@pytest.mark.slow
+def test_predict_names_what_it_cannot_use_and_predicts_the_rest(imagepipe: Imagepipe, predicting: Path) -> None:
+    unusable = make_unusable()
+    for name, (data, _) in unusable.items():
+        (predicting / "pictures" / name).write_bytes(data)
+    os.mkfifo(predicting / "pictures" / "pipe")
+    (predicting / "pictures" / "loop").symlink_to(".")
+    arguments = [
+        "pictures/*",
+        "nope.png",
+        "--format",
+        "jsonl",
+        "--out",
+        "out.jsonl",
+        "--batch-size",
+        "4",
+        "--jobs",
+        "1",
+    ]
+    done = imagepipe("predict", *arguments)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    rows = [json.loads(line) for line in (predicting / "out.jsonl").read_text("utf-8").splitlines()]
+    direct = [f"pictures/{name}" for name in make_usable()]
+    assert [row["path"] for row in rows if not row["path"].startswith("pictures/loop/")] == direct
+    assert all(list(row) == ["path", "classes", "probabilities"] for row in rows)
+    for name, (_, reason) in unusable.items():
+        assert f"pictures/{name}: {reason}" in done.stderr
+    assert "pictures/pipe: is no plain file\n" in done.stderr
+    assert "nope.png: cannot be read: there is no such file\n" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("predict: could not be used: ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_predict_names_a_file_that_it_may_not_read(imagepipe: Imagepipe, predicting: Path) -> None:
+    (predicting / "pictures" / "rgb.png").chmod(0)
+    done = imagepipe("predict", "pictures/rgb.png", "pictures/large.jpg")
+    assert done.returncode == 1
+    assert "pictures/rgb.png: cannot be read: Permission denied\n" in done.stderr
+
+
+@pytest.mark.slow
+def test_predict_reads_a_list_whose_names_need_not_be_utf_8(predicting: Path) -> None:
+    name = os.fsencode(predicting / "pictures") + b"/caf\xe9.png"
+    os.rename(predicting / "pictures" / "rgb.png", name)  # noqa: PTH104 (Path takes no bytes)
+    command = [Path(sys.executable).parent / "imagepipe", "predict", "-", "--jobs", "1"]
+    done = subprocess.run(command, cwd=predicting, input=name + b"\n", capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].startswith(os.fsencode(predicting / "pictures") + b"/caf\\xe9.png,")
+
+
+@pytest.mark.slow
+def test_predict_ends_quietly_when_its_reader_does(predicting: Path) -> None:
+    command = [Path(sys.executable).parent / "imagepipe", "predict", "-", "--batch-size", "1", "--jobs", "1"]
+    with subprocess.Popen(
+        command, cwd=predicting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"pictures/rgb.png\n" * 50)
+        process.stdin.flush()
+        assert process.stdout.readline() == b"path,class,probability\n"
+        process.stdout.close()
+        process.stdin.write(b"pictures/rgb.png\n" * 500)
+        process.stdin.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.slow
+def test_predict_says_that_its_rows_cannot_be_written(predicting: Path) -> None:
+    command = [Path(sys.executable).parent / "imagepipe", "predict", "pictures/rgb.png", "--jobs", "1"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, cwd=predicting, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 3
+    assert done.stderr.endswith(b"error: standard output cannot be written: No space left on device.\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["predict"], "Missing argument"),
+        (["predict", "x", "--format", "xml"], "'--format'"),
+        (["predict", "x", "--top", "0"], "'--top'"),
+        (["predict", "x", "--top", "4"], "error: --top: 4, but models/model.safetensors has 3 classes.\n"),
+        (["predict", "x", "--model", "m"], "error: m: no such model; run the train stage first.\n"),
+        (["predict", "x"], "error: none of the paths names a file, so there is nothing to predict.\n"),
+        (["export"], "error: export: say in which form: --onnx is the one that there is.\n"),
+        (["export", "--onnx", "--model", "m"], "error: m: no such model; run the train stage first.\n"),
+    ],
+    ids=str,
+)
+def test_a_wrong_wish_for_predictions_is_refused(
+    imagepipe: Imagepipe, predicting: Path, arguments: list[str], named: str
+) -> None:
+    done = imagepipe(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert named in done.stderr
+
+
+@pytest.mark.slow
+def test_export_writes_the_file_that_it_is_told(imagepipe: Imagepipe, predicting: Path) -> None:
+    done = imagepipe("export", "--onnx", "elsewhere/m.onnx")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("export: elsewhere/m.onnx: uint8 images (N, 1, 8, 8) in, ")
+    assert (predicting / "elsewhere" / "m.onnx").stat().st_size > 1000

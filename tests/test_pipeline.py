@@ -119,7 +119,7 @@ def test_dvc_shows_metrics_and_params(project: Path, run_in: Run) -> None:
 def test_a_new_learning_rate_reruns_train_and_evaluate_only(project: Path, run_in: Run) -> None:
     params = project / "params.yaml"
     text = params.read_text("utf-8")
-    params.write_text(text.replace("lr: 0.01", "lr: 0.02").replace("epochs: 20", "epochs: 2"), "utf-8")
+    params.write_text(text.replace("lr: 0.01", "lr: 0.02").replace("epochs: 30", "epochs: 2"), "utf-8")
     done = run_in(project, "dvc", "repro")
     params.write_text(text, "utf-8")
     assert done.returncode == 0, done.stderr
@@ -127,7 +127,7 @@ def test_a_new_learning_rate_reruns_train_and_evaluate_only(project: Path, run_i
     assert ran == {"train", "evaluate"}
     again = run_in(project, "dvc", "repro")  # the former model comes back from DVC's cache
     assert again.returncode == 0, again.stderr
-    assert json.loads((project / "reports/train/metrics.json").read_text())["epochs"] == 20
+    assert json.loads((project / "reports/train/metrics.json").read_text())["epochs"] == 30
 
 
 def test_dvc_killed_in_mid_training_and_run_again_gives_the_same_bytes(

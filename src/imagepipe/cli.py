@@ -14,8 +14,10 @@ from imagepipe.core.errors import ImagepipeError, InputError
 from imagepipe.core.run import load_run_params
 from imagepipe.core.stage import print_warning
 
+CUT_OFF = 128 + 13  # what a shell says of a program whose reader has gone (SIGPIPE)
+
 app = typer.Typer(
-    help="A reproducible image-classification pipeline: recipes, a look at the data, a learning rate, the result.",
+    help="A reproducible image-classification pipeline: recipes, a look at the data, the result, the model at work.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -183,6 +185,57 @@ def evaluate(
     if judged.unreadable:
         print(list_findings(f"{images}: images that cannot be used", judged.unreadable), file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH…", help="images, folders of them, glob patterns; - reads paths, one a line"),
+    ],
+    model: Annotated[Path, typer.Option("--model", help="a file of the train stage")] = Path(
+        "models/model.safetensors"
+    ),
+    kind: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="of the rows")] = "csv",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the file to write; else standard output")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="classes of each image, the most probable first")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="images that the model gets at once")] = 500,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, max=1024, help="processes that decode; 0: every core")] = 0,
+) -> None:
+    """Print class and probability of images that the model has never seen, converted as its own were.
+
+    What cannot be used is named on stderr, and the exit code is 1 then.
+    """
+    from imagepipe.inference.inputs import Inputs
+    from imagepipe.inference.predict import describe_tally, predict_images
+
+    inputs = Inputs(paths, sys.stdin.buffer)
+    tally, classes = predict_images(model, inputs, out, kind, top, batch_size, jobs)
+    if tally.cut_off:
+        raise typer.Exit(CUT_OFF)
+    print("\n".join(describe_tally(tally, classes, inputs.notes)), file=sys.stderr)
+    raise typer.Exit(1 if tally.unusable else 0)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="the file to write")] = Path("models/model.onnx"),
+    onnx: Annotated[bool, typer.Option("--onnx", help="as ONNX, for any runtime; needs imagepipe[onnx]")] = False,
+    model: Annotated[Path, typer.Option("--model", help="a file of the train stage")] = Path(
+        "models/model.safetensors"
+    ),
+    manifests: Annotated[Path, typer.Option("--manifests", help="whose test images it is checked on")] = Path(
+        "data/manifests"
+    ),
+    images: Annotated[Path, typer.Option("--images", help="the folder that they are below")] = Path("data/images"),
+) -> None:
+    """Write the model for other programs, uint8 pixels in, once it is known to predict what PyTorch predicts."""
+    if not onnx:
+        raise InputError("export: say in which form: --onnx is the one that there is.")
+    from imagepipe.inference.onnx_files import export_onnx
+
+    for line in export_onnx(model, out, manifests, images):
+        print(line)
 
 
 @app.command()

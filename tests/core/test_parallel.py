@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -263,6 +263,14 @@ def test_chunks_are_asked_for_one_by_one_and_few_are_in_flight() -> None:
     results = LocalEngine(2).map_contained(square, chunks, PLENTY)
     assert list(islice(results, 3)) == [(range(i, i + 10), square(range(i, i + 10))) for i in (0, 10, 20)]
     assert chunks.made == AHEAD * 2 + 3
+    close(results)
+
+
+def test_chunks_without_number_or_end_are_taken_as_they_are_needed() -> None:
+    taken = count()
+    results = LocalEngine(2).map_contained(square, (range(number, number + 1) for number in taken), PLENTY)
+    assert [result for _, result in islice(results, 20)] == [[number**2] for number in range(20)]
+    assert next(taken) <= 20 + AHEAD * 2 + 2
     close(results)
 
 

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from imagepipe.core.progress import describe_progress, describe_time, open_progress
+from imagepipe.core.progress import describe_progress, describe_time, open_count, open_progress
 
 
 class Terminal(io.StringIO):
@@ -100,3 +100,22 @@ def test_progress_in_words() -> None:
 )
 def test_times_in_words(seconds: float, expected: str) -> None:
     assert describe_time(seconds) == expected
+
+
+def test_a_count_without_an_end_is_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_terminal(monkeypatch)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with open_count("predict", shown=True) as advance:
+        advance(1500)
+        advance(500)
+    assert "predict: 2,000 images" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(("shown", "kind"), [(False, Terminal), (True, io.StringIO)])
+def test_a_count_stays_away(monkeypatch: pytest.MonkeyPatch, shown: bool, kind: type[io.StringIO]) -> None:
+    stream = kind()
+    monkeypatch.setattr("sys.stderr", stream)
+    with open_count("predict", shown) as advance:
+        advance(7)
+    assert stream.getvalue() == ""

@@ -17,7 +17,7 @@ from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier,
 def make_info(mode: str = "L", side: int = 8, **changes: Any) -> ModelInfo:
     channels = len(mode)
     values: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "model": "softmax",
         "choices": {},
         "normalize": "dataset",
@@ -26,6 +26,7 @@ def make_info(mode: str = "L", side: int = 8, **changes: Any) -> ModelInfo:
         "mean": [0.2, 0.4, 0.6][:channels],
         "std": [0.5, 0.25, 0.1][:channels],
         "manifests": {"train": "a" * 64, "val": "b" * 64, "test": "c" * 64},
+        "conversion": {"fit": "pad", "height": side, "mode": mode},
     }
     return ModelInfo(**(values | changes))
 
@@ -247,7 +248,7 @@ def test_a_file_without_any_description_is_refused(tmp_path: Path) -> None:
     expect_refusal(tmp_path / "a.safetensors", "holds no `imagepipe` description")
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"extra": 1}, {"classes": "cat"}])
+@pytest.mark.parametrize("change", [{"format": 1}, {"extra": 1}, {"classes": "cat"}])
 def test_a_description_that_cannot_be_read_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     write_model(tmp_path / "a.safetensors", make_info().model_dump() | change, {"weight": torch.zeros(2)})
     expect_refusal(tmp_path / "a.safetensors", "its description cannot be read: ")

@@ -23,7 +23,7 @@ RESNET18 = "torchvision:resnet18"
 
 def make_model(name: str = "cnn", mode: str = "L", classes: int = 3, side: int = 8, seed: int = 1) -> Classifier:
     info = ModelInfo(
-        format=1,
+        format=2,
         model=name,
         choices=dict(CHOICES.get(name, {"dropout": 0.0})),
         normalize="dataset",
@@ -32,6 +32,7 @@ def make_model(name: str = "cnn", mode: str = "L", classes: int = 3, side: int =
         mean=[0.1 * seed] * len(mode),
         std=[0.2 * seed] * len(mode),
         manifests={},
+        conversion={},
     )
     return build_classifier(info, seed)
 

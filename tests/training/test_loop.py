@@ -38,7 +38,7 @@ def make_shades(count: int, flipped: bool = False) -> TensorDataset:
 
 def make_model(model: str = "softmax", seed: int = 1, **choices: Any) -> nn.Module:
     info = ModelInfo(
-        format=1,
+        format=2,
         model=model,
         choices=choices,
         normalize="unit",
@@ -47,6 +47,7 @@ def make_model(model: str = "softmax", seed: int = 1, **choices: Any) -> nn.Modu
         mean=[0.5],
         std=[0.5],
         manifests={},
+        conversion={},
     )
     return build_classifier(info, seed)
 

@@ -35,7 +35,7 @@ from imagepipe.training.train import (
 )
 from tests.core.made import make_run
 from tests.data.test_params import AUGMENT
-from tests.made import make_dataset, make_model_info
+from tests.made import make_conversion, make_dataset, make_model_info
 from tests.training.test_params import make_params
 
 SIZES = {"train": 12, "val": 6, "test": 5}
@@ -144,6 +144,7 @@ def test_the_model_says_what_it_was_made_from(made: Path) -> None:
     assert (info.image.mode, info.image.width, info.image.height) == ("L", 8, 8)
     assert (info.mean, info.std) == ([0.5], [0.25])
     assert info.manifests == {split: hash_file(made / f"{split}.csv") for split in ("train", "val")}
+    assert info.conversion == make_conversion()
 
 
 def test_the_same_params_give_the_same_bytes_and_another_seed_others(made: Path) -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import contextmanager
@@ -165,17 +165,24 @@ class LocalEngine:
     def map_contained(
         self,
         function: Callable[[Sequence[Item]], Result],
-        chunks: Sequence[Sequence[Item]],
+        chunks: Iterable[Sequence[Item]],
         limits: Limits,
         load: Callable[[Item], Item] | None = None,
     ) -> Iterator[tuple[Sequence[Item], Result | Lost]]:
-        """As `Engine.map_contained`; nothing is loaded, since the processes see this machine's disk."""
-        done = tries = 0
-        while done < len(chunks):
+        """As `Engine.map_contained`; nothing is loaded, since the processes see this machine's disk.
+
+        The chunks may come from anywhere and be any number: few of them are taken ahead of the results.
+        """
+        left = iter(chunks)
+        taken: deque[Sequence[Item]] = deque()
+        tries = 0
+        while True:
             try:
-                for results in run_chunks(function, chunks, done, self.jobs, limits):
+                for results in run_chunks(function, taken, left, self.jobs, limits):
                     yield from results
-                    done, tries = done + 1, 0
+                    taken.popleft()
+                    tries = 0
+                return
             except BrokenExecutor as error:
                 tries += 1
                 if tries == TRIES:
@@ -196,22 +203,29 @@ def keep_pool(jobs: int) -> ProcessPoolExecutor:
 
 def run_chunks(
     function: Callable[[Sequence[Item]], Result],
-    chunks: Sequence[Sequence[Item]],
-    first: int,
+    taken: deque[Sequence[Item]],
+    left: Iterator[Sequence[Item]],
     jobs: int,
     limits: Limits,
 ) -> Iterator[list[tuple[Sequence[Item], Result | Lost]]]:
-    """What becomes of each chunk from `first` on, in order; raises BrokenExecutor where the pool gives up."""
-    with open_pool(function, min(jobs, len(chunks) - first), limits) as pool:
-        start = partial(start_chunk, pool, function, limits)
-        waiting: deque[tuple[Sequence[Item], ProcessFuture[Result]]] = deque()
-        for position in range(first, len(chunks)):
-            chunk = chunks[position]
-            waiting.append((chunk, start(chunk)))
+    """What becomes of the chunks in `taken`, and then of those `left`, in order.
+
+    What is taken from `left` is put into `taken`; the caller removes the first when it has what became of it. So
+    nothing is lost where the pool gives up, which raises BrokenExecutor.
+    """
+    taken.extend(islice(left, max(0, jobs - len(taken))))
+    if not taken:
+        return
+    with open_pool(function, min(jobs, len(taken)), limits) as pool:
+        start, alone = partial(start_chunk, pool, function, limits), partial(run_alone, function, limits)
+        waiting = deque(map(start, taken))
+        for chunk in left:
+            taken.append(chunk)
+            waiting.append(start(chunk))
             if len(waiting) > AHEAD * jobs:
-                yield collect(start, *waiting.popleft(), partial(run_alone, function, limits))
+                yield collect(start, taken[0], waiting.popleft(), alone)
         while waiting:
-            yield collect(start, *waiting.popleft(), partial(run_alone, function, limits))
+            yield collect(start, taken[0], waiting.popleft(), alone)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich import progress as bars
+from rich.console import Console
 from rich.text import Text
 
 INTERVAL = 10.0  # seconds between two lines, and before the first: who is done by then says nothing
@@ -64,6 +65,19 @@ def open_progress(
         return
     with make_bar() as bar:
         task = bar.add_task(what, total=total)
+        yield lambda images: bar.advance(task, images)
+
+
+@contextmanager
+def open_count(what: str, shown: bool) -> Generator[Callable[[int], None]]:
+    """As `open_progress` where nobody knows how many images come, and stdout is for the results.
+
+    The count is on stderr; it stays away where that is no terminal, or it is not to be shown.
+    """
+    columns = (bars.TextColumn("{task.description}: {task.completed:,.0f} images"), RateColumn())
+    console = Console(stderr=True)
+    with bars.Progress(*columns, console=console, transient=True, disable=not (shown and sys.stderr.isatty())) as bar:
+        task = bar.add_task(what, total=None)
         yield lambda images: bar.advance(task, images)
 
 

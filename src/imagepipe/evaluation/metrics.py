@@ -97,8 +97,8 @@ def count_classes(outcomes: Outcomes, weights: Array) -> Counts:
     """The counts with `weights` (N,)."""
     size, right = len(outcomes.classes), outcomes.labels == outcomes.predicted
     return Counts(
-        np.bincount(outcomes.labels, weights, size),
-        np.bincount(outcomes.predicted, weights, size),
+        np.bincount(outcomes.labels, weights, size).astype(np.float64),
+        np.bincount(outcomes.predicted, weights, size).astype(np.float64),
         np.bincount(outcomes.labels[right], weights[right], size).astype(np.float64),  # whole numbers, if none is
     )
 
@@ -327,7 +327,7 @@ def summarise(measured: Mapping[str, Measured], temperature: float, baseline: fl
     """`metrics.json`: the figures that runs are compared by; `baseline` is the accuracy on test of one answer alone."""
     test = measured["test"]
     accuracy = test.scores["accuracy"]
-    return {
+    metrics: dict[str, object] = {
         "test": {
             "images": int(test.classes["images"].sum()),
             "accuracy": accuracy.value,
@@ -342,11 +342,10 @@ def summarise(measured: Mapping[str, Measured], temperature: float, baseline: fl
         },
         "baseline": {"accuracy": baseline},
         "temperature": temperature,
-    } | (
-        {"val": {name: measured["val"].scores[name].value for name in ("accuracy", "log_loss")}}
-        if "val" in measured
-        else {}
-    )
+    }
+    if "val" in measured:
+        metrics["val"] = {name: measured["val"].scores[name].value for name in ("accuracy", "log_loss")}
+    return metrics
 
 
 def tabulate_scores(measured: Mapping[str, Measured]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from imagepipe.core.manifest import ImageInfo
 from imagepipe.models.bodies import build_body
 
 METADATA_KEY = "imagepipe"
+FORMAT = 2  # of the description; 1 had no `conversion`
 
 # Per-channel mean and deviation of ImageNet in [0, 1], as torchvision's pretrained weights expect them
 # (https://docs.pytorch.org/vision/stable/models.html).
@@ -32,12 +33,13 @@ class ModelInfo(BaseModel):
     """What stands in the model file beside the weights.
 
     `mean` and `std` are per channel, in [0, 1]; with `normalize: none` they are not used. `manifests` maps `train` and
-    `val` to the SHA-256 of the manifest that the model was made from.
+    `val` to the SHA-256 of the manifest that the model was made from. `conversion` is `split.image` as the split stage
+    had it: what was done to an image before it had the mode and size of `image`, and has to be done to any other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    format: Literal[1]
+    format: Literal[2]
     model: str
     choices: dict[str, int | float | str]
     normalize: Literal["none", "unit", "dataset", "imagenet"]
@@ -46,6 +48,7 @@ class ModelInfo(BaseModel):
     mean: list[float]
     std: list[float]
     manifests: dict[str, str]
+    conversion: dict[str, int | str]
 
 
 class Classifier(nn.Module):
@@ -155,7 +158,10 @@ def load_classifier(path: Path) -> Classifier:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: its description cannot be read: {where}: {first['msg']}.") from error
+        raise InputError(
+            f"{path}: its description cannot be read: {where}: {first['msg']} (this version reads format {FORMAT}); "
+            "train it again."
+        ) from error
     try:
         model = build_classifier(info, 0)
         model.load_state_dict(tensors)

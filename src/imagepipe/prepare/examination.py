@@ -25,6 +25,8 @@ from imagepipe.prepare.images import (
 from imagepipe.prepare.index import FACTS, put_facts
 from imagepipe.prepare.params import ImageParams
 
+NO_MEMORY = "needs more memory than its process may have"
+
 
 class State(IntEnum):
     """What became of an image. What comes after KNOWN has a PNG, in the folder or in staging."""
@@ -120,7 +122,7 @@ def examine_images(works: Sequence[Work], staging: Staging, params: ImageParams,
         except UnusableImage as error:
             state, png, found.reasons[place] = State.REJECTED, b"", str(error)
         except MemoryError:
-            state, png, found.reasons[place] = State.REJECTED, b"", "needs more memory than its process may have"
+            state, png, found.reasons[place] = State.REJECTED, b"", NO_MEMORY
         found.states[place] = state
         if png:
             found.pngs[place] = png
@@ -171,8 +173,13 @@ def read_source(work: Work) -> bytes | NDArray[np.uint8]:
     if not isinstance(image, FileSlice):
         check_array(image, work.source)
         return image
+    return read_slice(image)
+
+
+def read_slice(file: FileSlice) -> bytes:
+    """The bytes of an image's file; raises UnusableImage where they cannot be read."""
     try:
-        return image.read()
+        return file.read()
     except OSError as error:
         raise UnusableImage(f"cannot be read: {error.strerror or error}") from error
 

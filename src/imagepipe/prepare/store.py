@@ -129,7 +129,7 @@ class ImageStore:
         turn = len(self.staged)
         staging = Staging(self.staging / str(turn), self.shards, self.images_dir)
         look = partial(look_at, staging=staging, params=self.params, encode=encode)
-        limits = Limits(SECONDS, MEMORY + MEMORY_PER_PIXEL * self.params.max_pixels)
+        limits = limit_decoding(self.params)
         trusted = all(not isinstance(record.image, FileSlice) for record in self.records)
         results: Iterable[tuple[Sequence[Work], Examined | Lost]]
         if trusted and len(rows) <= FEW:
@@ -373,6 +373,11 @@ def cut_chunks(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         total += size
     if sizes:
         yield first, len(sizes)
+
+
+def limit_decoding(params: ImageParams) -> Limits:
+    """What a process that decodes images of anybody's may use."""
+    return Limits(SECONDS, MEMORY + MEMORY_PER_PIXEL * params.max_pixels)
 
 
 def look_at(works: Sequence[Work], staging: Staging, params: ImageParams, encode: bool) -> Examined:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from imagepipe.core.files import write_text
@@ -107,7 +108,7 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"metric": name, "name": text}
         for split in ("val", "test"):
             if (split, name) in table.index:
-                value, low, high = table.loc[(split, name)].tolist()
+                value, low, high = table.loc[[(split, name)]].to_numpy(np.float64)[0].tolist()
                 row[split] = {"value": value, "low": low, "high": high}
         rows.append(row)
     return rows
@@ -117,7 +118,7 @@ def read_class_rows(path: Path) -> list[dict[str, Any]]:
     """`per_class.csv` row by row: names as text, counts as int, other figures as float, None where a cell is empty."""
     rows: list[dict[str, Any]] = []
     for row in read_text_table(path).to_dict("records"):
-        figures = {name: float(cell) if cell else None for name, cell in row.items() if name != "class"}
+        figures = {str(name): float(cell) if cell else None for name, cell in row.items() if name != "class"}
         counts = {name: int(row[name]) for name in ("images", "predicted")}
         rows.append({"class": row["class"], **figures, **counts})
     return rows

@@ -147,7 +147,7 @@ def list_folder(root: Path) -> Tree:
             elif entry.is_dir(follow_symlinks=False):
                 folders.add(name)
                 waiting.append(name)
-            elif file := slice_file(entry):
+            elif file := slice_file(entry.path):
                 files[name] = file
             else:
                 others.append(show_name(name))
@@ -171,16 +171,16 @@ def scan_folder(folder: Path) -> Generator[os.DirEntry[str]]:
         ) from error
 
 
-def slice_file(entry: os.DirEntry[str]) -> FileSlice | None:
+def slice_file(path: str) -> FileSlice | None:
     """All of a plain file; of a link that leads nowhere a slice that cannot be read, so that it is reported as missing.
 
     None for anything else: a link to a folder, a FIFO, a device.
     """
     try:
-        status = entry.stat()
+        status = os.stat(path)  # noqa: PTH116 (for a million files, a Path for each takes as long as the system)
     except OSError:
-        return FileSlice(entry.path, 0, None)
-    return FileSlice(entry.path, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
+        return FileSlice(path, 0, None)
+    return FileSlice(path, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
 
 def warn_untracked(path: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from imagepipe.data.augment import make_augmentation, make_transform
 from imagepipe.data.batches import LoaderOptions, Loaders, make_eval_loader, make_loaders, share_out, shuffle_positions
 from imagepipe.data.dataset import ManifestDataset, Transform
 from imagepipe.data.pixels import open_cache
-from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier, save_classifier
+from imagepipe.models.classifier import FORMAT, Classifier, ModelInfo, build_classifier, save_classifier
 from imagepipe.models.weights import check_pretrained, freeze, load_pretrained
 from imagepipe.training.checkpoints import Checkpoints
 from imagepipe.training.devices import find_device
@@ -289,7 +290,7 @@ def transform_dataset(dataset: ManifestDataset, transform: Transform | None) -> 
 def describe_model(params: TrainParams, info: DatasetInfo, manifests_dir: Path) -> ModelInfo:
     """What the model file will say: sizes come from the data, choices from the params."""
     return ModelInfo(
-        format=1,
+        format=FORMAT,
         model=params.model,
         choices=params.choices,
         normalize=params.normalize,
@@ -298,6 +299,7 @@ def describe_model(params: TrainParams, info: DatasetInfo, manifests_dir: Path) 
         mean=info.mean,
         std=info.std,
         manifests={split: hash_file(manifests_dir / f"{split}.csv") for split in ("train", "val")},
+        conversion=cast("dict[str, int | str]", info.split["image"]),
     )
 
 
