@@ -509,9 +509,7 @@ def test_a_loading_process_that_was_killed_is_said() -> None:
     """As a system does that is short of memory; in a process of its own, since torch's handler of SIGCHLD stays."""
     done = subprocess.run([sys.executable, "-c", DEADLY], capture_output=True, text=True)
     assert done.returncode == 1
-    said = (
-        r"EnvironmentFault: a process that loads batches has ended \(DataLoader worker.*\); memory may have"
-    )
+    said = r"EnvironmentFault: a process that loads batches has ended \(DataLoader worker.*\); memory may have"
     assert re.search(said, done.stderr)
 
 
