@@ -96,7 +96,7 @@ def test_use_keeps_edits_unless_forced(imagepipe: Imagepipe, root: Path, tmp_pat
     assert refused.stderr.startswith("error: params.yaml: holds edits that are not committed;")
     assert (tmp_path / "params.yaml").read_text() == "mine: 1\n"
     assert imagepipe("use", "recipes/digits.yaml", "--force").returncode == 0
-    assert (tmp_path / "params.yaml").read_bytes() == (root / "recipes" / "base.yaml").read_bytes()
+    assert (tmp_path / "params.yaml").read_bytes() == (root / "params.yaml").read_bytes()
 
 
 def test_use_names_an_absent_recipe(imagepipe: Imagepipe) -> None:
