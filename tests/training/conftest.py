@@ -1,15 +1,25 @@
 """What tests of training share."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.core.made import make_run
 from tests.made import make_dataset
 from tests.training.test_params import make_params
+
+
+@pytest.fixture(autouse=True)
+def use_one_thread() -> Iterator[None]:
+    """Models this small lose time on more, most of all beside other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Sized
 from typing import Any, cast
 
 import pytest
@@ -17,15 +17,6 @@ from imagepipe.training.progress import Progress
 from tests.training.test_params import make_params
 
 LN2 = math.log(2)
-
-
-@pytest.fixture(autouse=True)
-def use_one_thread() -> Iterator[None]:
-    """Models this small lose time on more, most of all beside other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_shades(count: int, flipped: bool = False) -> TensorDataset:

@@ -1,6 +1,5 @@
 import math
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ Batches = list[tuple[Tensor, Tensor]]
 
 STILL = (1e-30, 1e-29)  # learning rates at which no weight changes
 CNN = {"base": 2, "stem": "pool", "dropout": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def use_one_thread() -> Iterator[None]:
-    """Models this small lose time on more, most of all beside other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class OneWeight(nn.Module):

@@ -3,7 +3,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,6 @@ from tests.training.test_params import make_params
 
 SIZES = {"train": 12, "val": 6, "test": 5}
 CNN = {"base": 2, "stem": "pool", "dropout": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def use_one_thread() -> Iterator[None]:
-    """Models this small lose time on more, most of all beside other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ against frogs, and fine-tuning, each by the code that the stages run."""
 
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +36,6 @@ from imagepipe.training.train import Trained, train_model
 
 RESNET18 = "torchvision:resnet18"
 pytestmark = pytest.mark.filterwarnings("ignore:.* tracked neither by Git nor by DVC")  # nor need they be here
-
-
-@pytest.fixture(autouse=True)
-def use_one_thread() -> Iterator[None]:
-    """Models this small lose time on more, most of all beside other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
