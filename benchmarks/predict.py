@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from measure import ROOT, Contestant, Figures, Promise, Run, alternate, finish, open_parser, print_figures, run_command
 from numpy.typing import NDArray
-from scratch import NEEDED
+from scratch import NEEDED, require_mnist
 
 from imagepipe.core.config import load_section
 from imagepipe.core.manifest import ImageInfo
@@ -87,8 +87,7 @@ def main() -> None:
     parser = open_parser(__doc__, "mnist/")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    if not (arguments.data / NEEDED["mnist"]).exists():
-        sys.exit(f"{arguments.data / NEEDED['mnist']} is not there; name the folder above it with --data")
+    require_mnist(arguments.data)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(arguments.data.resolve(), Path(folder), arguments.repeats)
     print_figures("predict", figures)

@@ -9,12 +9,11 @@ are made for shards: DVC works on each single PNG by itself.
 """
 
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 from measure import Figures, Promise, finish, open_parser, print_figures
-from scratch import NEEDED, change_params, check_commit, copy_commit, reproduce
+from scratch import change_params, check_commit, copy_commit, reproduce, require_mnist
 
 LAYOUTS = ("shards", "single")
 REPEATS = 3
@@ -46,8 +45,7 @@ def main() -> None:
     parser = open_parser(__doc__, "mnist/")
     parser.add_argument("--layout", action="append", choices=LAYOUTS)
     arguments = parser.parse_args()
-    if not (arguments.data / NEEDED["mnist"]).exists():
-        sys.exit(f"{arguments.data / NEEDED['mnist']} is not there; name the folder above it with --data")
+    require_mnist(arguments.data)
     check_commit()
     figures: Figures = {
         layout: measure_layout(layout, arguments.data.resolve()) for layout in arguments.layout or LAYOUTS

@@ -38,6 +38,12 @@ NEEDED = {
 }
 
 
+def require_mnist(data: Path) -> None:
+    """Exit where MNIST's files are not below `data`."""
+    if not (data / NEEDED["mnist"]).exists():
+        sys.exit(f"{data / NEEDED['mnist']} is not there; name the folder above it with --data")
+
+
 def make_project(folder: Path, changes: Mapping[str, object]) -> None:
     """What the stages need to run in `folder` without DVC: the base's params with `changes` (`section.key` → value)."""
     for name in ("data/classes", "data/source", "models"):

@@ -23,7 +23,7 @@ import numpy as np
 from measure import Contestant, Figures, Promise, alternate, finish, open_parser, print_figures, take_medians
 from numpy.typing import NDArray
 from PIL import Image
-from scratch import NEEDED, change_params, make_project, run_stage
+from scratch import NEEDED, change_params, make_project, require_mnist, run_stage
 
 from imagepipe.core.config import read_yaml
 from imagepipe.core.hashes import hash_file
@@ -119,8 +119,7 @@ def main() -> None:
     parser = open_parser(__doc__, "mnist/")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    if not (arguments.data / NEEDED["mnist"]).exists():
-        sys.exit(f"{arguments.data / NEEDED['mnist']} is not there; name the folder above it with --data")
+    require_mnist(arguments.data)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure_layouts(arguments.data.resolve(), Path(folder), arguments.repeats)
     print_figures(f"split of {COUNT} images", figures, places=2)

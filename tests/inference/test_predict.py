@@ -75,41 +75,39 @@ def test_batches_are_full_whatever_the_chunks_and_whatever_is_left_out(tmp_path:
     assert reported == [(paths[3], "is not an image of a known format: it begins with b'no image'")]
 
 
+class EndlessList:
+    """A list of paths that names one grey image again and again, and counts the lines that were read."""
+
+    def __init__(self, path: Path) -> None:
+        Image.new("L", (8, 8)).save(path)
+        self.path = path
+        self.read = 0
+
+    def repeat(self) -> Iterator[bytes]:
+        while True:
+            self.read += 1
+            yield os.fsencode(self.path) + b"\n"
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_few_images_are_read_ahead_of_the_rows(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m")
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    read = 0
-
-    def repeat() -> Iterator[bytes]:
-        nonlocal read
-        while True:
-            read += 1
-            yield os.fsencode(tmp_path / "a.png") + b"\n"
-
-    inputs = Inputs(["-"], repeat())
+    endless = EndlessList(tmp_path / "a.png")
+    inputs = Inputs(["-"], endless.repeat())
     conversion = read_conversion(model.info, "m")
     batches = bring_batches(inputs, conversion, LocalEngine(1), 10, print, Counter[str]())
     rows = predict_rows(model, batches, "csv", 1, Tally(), lambda _: None)
     assert [block.count(b"\n") for block in islice(rows, 5)] == [11, 10, 10, 10, 10]
-    assert read <= 60
+    assert endless.read <= 60
 
 
 def test_worker_processes_take_few_images_ahead_of_an_endless_list(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m")
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    read = 0
-
-    def repeat() -> Iterator[bytes]:
-        nonlocal read
-        while True:
-            read += 1
-            yield os.fsencode(tmp_path / "a.png") + b"\n"
-
+    endless = EndlessList(tmp_path / "a.png")
     conversion = read_conversion(model.info, "m")
-    batches = bring_batches(Inputs(["-"], repeat()), conversion, LocalEngine(2), 5, print, Counter[str]())
+    batches = bring_batches(Inputs(["-"], endless.repeat()), conversion, LocalEngine(2), 5, print, Counter[str]())
     assert [len(paths) for paths, _ in islice(batches, 20)] == [5] * 20
-    assert read <= 5 * (20 + 2 * 3 + 2)
+    assert endless.read <= 5 * (20 + 2 * 3 + 2)
 
 
 def test_pixels_are_predicted_as_the_model_predicts_them(tmp_path: Path) -> None:
