@@ -126,7 +126,8 @@ def check_names(folder: Path, names: list[str]) -> None:
     assert [name for name in predictions.columns if name.startswith("logit:")] == [f"logit:{name}" for name in classes]
     assert read_text_table(folder / "reports/evaluate/per_class.csv")["class"].tolist() == classes
     page = (folder / "reports/report.html").read_bytes().decode("utf-8")  # as bytes: no line end is translated
-    shown = re.findall(r'<tr><th scope="row">(.*?)</th>', page, re.DOTALL)
+    (table,) = re.findall(r'<table id="per-class">(.*?)</table>', page, re.DOTALL)
+    shown = re.findall(r'<th scope="row"[^>]*>(.*?)</th>', table, re.DOTALL)
     assert [html.unescape(name) for name in shown] == classes
     assert "<script>alert" not in page
 

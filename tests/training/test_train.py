@@ -472,6 +472,21 @@ def test_torch_says_so_when_the_processor_has_no_memory_left() -> None:
         torch.empty(2**52, dtype=torch.uint8)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+        ConnectionResetError(104, "Connection reset by peer"),  # it died while it handed a batch over
+        EOFError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_loading_process_that_has_ended_is_said(error: Exception) -> None:
+    message = r"^a process that loads batches has ended \(.+\); memory may have been short: reduce run\.workers"
+    with pytest.raises(EnvironmentFault, match=message), report_memory():
+        raise error
+
+
 def test_other_errors_go_their_way() -> None:
     with pytest.raises(RuntimeError, match=r"^a bug$"), report_memory():
         raise RuntimeError("a bug")
@@ -499,7 +514,7 @@ def test_a_loading_process_that_was_killed_is_said() -> None:
     """As a system does that is short of memory; in a process of its own, since torch's handler of SIGCHLD stays."""
     done = subprocess.run([sys.executable, "-c", DEADLY], capture_output=True, text=True)
     assert done.returncode == 1
-    said = r"EnvironmentFault: a process that loads batches has ended \(DataLoader worker.*\); memory may have"
+    said = r"EnvironmentFault: a process that loads batches has ended \(.+\); memory may have"
     assert re.search(said, done.stderr)
 
 

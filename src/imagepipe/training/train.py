@@ -225,14 +225,15 @@ def report_memory() -> Generator[None]:
     """Say what helps where memory is short, or a process that loads batches has ended."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch has a kind of its own for GPUs alone
-        said = str(error).partition("\n")[0]
+    # torch has a kind of its own for GPUs alone; a loading process that dies while it hands a batch over breaks the pipe
+    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
             raise EnvironmentFault(
                 f"out of memory while training ({said}); reduce train.batch_size or train.eval_batch_size, or the "
                 "size of the model."
             ) from error
-        if "DataLoader worker" in said:
+        if "DataLoader worker" in said or isinstance(error, ConnectionError | EOFError):
             raise EnvironmentFault(
                 f"a process that loads batches has ended ({said}); memory may have been short: reduce run.workers "
                 "(0 loads in the main process), or train.batch_size."
