@@ -24,7 +24,9 @@ from imagepipe.core.slices import PNG_SIGNATURE
 from imagepipe.prepare import lookalikes
 from imagepipe.prepare.params import FORMATS, ImageParams
 
-PNG_LEVEL = 6  # zlib's own default; level 1 saves a fifth of the time and costs a tenth more bytes
+# Of zlib-ng, which Pillow brings along. Against level 6, measured: MNIST's digits take a fifth less time and 2 % fewer
+# bytes, photographs less than half the time and 7 % more bytes.
+PNG_LEVEL = 3
 FULL_16_BIT = 65_535
 NARROW = 12  # bits: what cameras and scanners store in 16 without scaling it
 ORIENTATION = 0x0112  # the Exif tag
@@ -37,8 +39,6 @@ TRANSPOSE = {  # Exif 2.32, 4.6.4: how the stored rows and columns lie in the sc
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-VALUES = np.arange(256)
-SQUARES = VALUES * VALUES
 PNG_KINDS = {"L": b"\x08\x00", "RGB": b"\x08\x02"}  # depth and colour type, as IHDR has them
 # What Pillow's decoders raise on bytes that are not what they claim to be.
 DECODER_ERRORS = (
@@ -336,7 +336,6 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def sum_channels(pixels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Per channel the sum of the values and of their squares, exact."""
-    channels = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).T
-    counts = np.array([np.bincount(channel, minlength=256) for channel in channels])
-    return tuple((counts @ VALUES).tolist()), tuple((counts @ SQUARES).tolist())
+    """Per channel the sum of the values and of their squares: exact, since an image's stay far below 2^53."""
+    channels = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).T.astype(np.float64)
+    return tuple(int(channel.sum()) for channel in channels), tuple(int(channel @ channel) for channel in channels)
