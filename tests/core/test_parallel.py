@@ -1,6 +1,7 @@
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -453,3 +454,45 @@ def test_many_quick_crashes_take_no_innocent_with_them() -> None:
     assert contain(leave_at_odd, cut(40, 1), 2, Limits(5.0, 2**30)) == [
         ([item], lost if item % 2 else [item]) for item in range(40)
     ]
+
+
+OTHER_CHECKOUT = """\
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "src"))
+
+from imagepipe.core.parallel import Limits, LocalEngine, start_fork_server
+from imagepipe.core import hashes
+
+
+if __name__ == "__main__":
+    start_fork_server()
+    ((_, told),) = LocalEngine(1).map_contained(hashes.tell_place, [[1]], Limits(60.0, 2**30))
+    print(told)
+"""
+
+
+def test_workers_run_the_code_of_the_checkout_that_starts_them(tmp_path: Path, root: Path) -> None:
+    """Not the installed one's, which a queued experiment would get otherwise."""
+    shutil.copytree(root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "src/imagepipe/core/hashes.py").open("a", encoding="utf-8") as file:
+        file.write("\n\ndef tell_place(_):\n    return __file__\n")
+    (tmp_path / "script.py").write_text(OTHER_CHECKOUT, "utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "src/imagepipe/core/hashes.py")
+
+
+@pytest.mark.parametrize("before", [None, "elsewhere"])
+def test_handing_down_the_source_leaves_the_environment_as_it_was(
+    before: str | None, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if before:
+        monkeypatch.setenv("PYTHONPATH", before)
+    with parallel.hand_down_source():
+        assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(root / "src"), *([before] if before else [])]
+    assert os.environ.get("PYTHONPATH") == before

@@ -110,7 +110,26 @@ def start_fork_server() -> None:
     """
     if sys.platform == "linux":
         forkserver.set_forkserver_preload([name for name in sys.modules if name.startswith(f"{imagepipe.__name__}.")])
-        forkserver.ensure_running()
+        with hand_down_source():
+            forkserver.ensure_running()
+
+
+@contextmanager
+def hand_down_source() -> Generator[None]:
+    """Let processes that start here import this very package first.
+
+    The fork server of Python 3.11 is told this process's sys.path but does not use it; it would import the package that
+    is installed, which may be another checkout's.
+    """
+    source, before = str(Path(imagepipe.__path__[0]).parent), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = source if before is None else f"{source}{os.pathsep}{before}"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def are_few(chunks: Sequence[Sized]) -> bool:
