@@ -6,7 +6,7 @@ import pytest
 
 from imagepipe.core.hashes import hash_file
 from imagepipe.prepare.images import ImageFacts, measure_image
-from imagepipe.prepare.index import FACTS, Facts, ImageTable, Places, list_hashes, read_index, write_index
+from imagepipe.prepare.index import FACTS, Facts, ImageTable, Places, list_hashes, put_facts, read_index, write_index
 
 KEYS = ["a", "b/1.jpg", "ä"]
 
@@ -20,9 +20,9 @@ def make_facts(remark: str = "") -> list[ImageFacts]:
 def make_table(facts: list[ImageFacts]) -> ImageTable:
     table = ImageTable.of_size(len(facts))
     for row, fact in enumerate(facts):
-        table.put(row, fact)
-    table.rows["source_sha256"] = [np.void(bytes([row]) * 32) for row in range(len(facts))]
-    table.rows["length"] = range(len(facts))
+        put_facts(table.rows, row, fact, bytes([row]) * 32, length=row)
+        if fact.remark:
+            table.remarks[row] = fact.remark
     return table
 
 

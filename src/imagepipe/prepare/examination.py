@@ -150,16 +150,15 @@ def examine_image(
         if known.png is None or not encode:
             return State.KNOWN, b""
     decoded = decode_image(source, params) if isinstance(source, bytes) else convert_array(source, params)
-    row = found.rows[place]
     pixel_sha256 = source_sha256.hex() if decoded.pixels is source else ""
-    put_facts(row, measure_image(decoded.pixels, decoded.remark, decoded.content_sha256, pixel_sha256))
-    row["source_sha256"] = source_sha256
+    facts = measure_image(decoded.pixels, decoded.remark, decoded.content_sha256, pixel_sha256)
     if decoded.remark:
         found.remarks[place] = decoded.remark
     if not encode:
+        put_facts(found.rows, place, facts, source_sha256)
         return State.MEASURED, b""
     png = decoded.png or encode_png(decoded.pixels)
-    row["png_sha256"], row["length"] = bytes.fromhex(hash_bytes(png)), len(png)
+    put_facts(found.rows, place, facts, source_sha256, bytes.fromhex(hash_bytes(png)), len(png))
     return State.ENCODED, png
 
 

@@ -10,8 +10,8 @@ import warnings
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -61,8 +61,7 @@ class UnusableImage(Exception):
     """Why an image cannot be taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """What the manifests, the leak gate and the train statistics need of a stored image.
 
     `content_sha256` is the hash of the pixels before they were brought to another size, so that a wish for another size
@@ -83,8 +82,7 @@ class ImageFacts:
     remark: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """uint8 pixels (H, W) or (H, W, 3), a remark or '', and the content's hash where it is not that of the pixels.
 
     `png` is a PNG of just these pixels where the source has one, else b''.
@@ -152,7 +150,7 @@ def decode_image(data: bytes, params: ImageParams) -> Decoded:
                 image, remark = load_image(data, params)
                 decoded = convert_image(image, params, remark)
                 if image.format == "PNG" and decoded.pixels.shape[:2] == (image.height, image.width):
-                    return replace(decoded, png=strip_png(data, name_mode(decoded.pixels)))
+                    return decoded._replace(png=strip_png(data, name_mode(decoded.pixels)))
                 return decoded
             except Image.DecompressionBombError as error:
                 raise UnusableImage(f"more pixels than split.image.max_pixels ({params.max_pixels}) allows") from error
