@@ -225,7 +225,7 @@ def report_memory() -> Generator[None]:
     """Say what helps where memory is short, or a process that loads batches has ended."""
     try:
         yield
-    # torch has a kind of its own for GPUs alone; a loading process that dies while it hands a batch over breaks the pipe
+    # torch has a kind of its own for GPUs alone; a loading process that dies while it hands a batch over breaks a pipe
     except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
