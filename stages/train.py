@@ -36,9 +36,10 @@ def main(manifests_dir: Path, images_dir: Path, model_path: Path, reports_dir: P
 
 
 def describe(trained: Trained, epochs: int) -> None:
+    kept = trained.kept
     print(
-        f"train: epoch {trained.kept['epoch']} of {epochs} is kept: "
-        f"train accuracy {100 * trained.train.accuracy:.2f} %, val accuracy {100 * trained.val.accuracy:.2f} % "
+        f"train: epoch {kept['epoch']} of {epochs} is kept: "
+        f"train accuracy {100 * kept['train_accuracy']:.2f} %, val accuracy {100 * kept['val_accuracy']:.2f} % "
         f"(always the most frequent class: {100 * trained.baseline:.2f} %)"
     )
     for note in (*trained.notes, trained.suggestion):

@@ -231,7 +231,7 @@ def test_a_run_goes_on_from_given_weights(made: Path) -> None:
     path = made / "run" / "model.safetensors"
     given = {"pretrained": str(path), "pretrained_sha256": hash_file(path)}
     assert trace_made(made, *STILL, 2, batch_size="all", **given)["loss"].tolist() == pytest.approx(
-        [trained.train.loss] * 2, abs=1e-5
+        [trained.kept["train_loss"]] * 2, abs=1e-5
     )
 
 

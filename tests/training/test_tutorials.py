@@ -148,7 +148,8 @@ def test_raschkas_hidden_layer_reaches_what_the_recipe_says(place: Path, root: P
     counts = read_dataset_info(Path("data/manifests/dataset.json")).counts
     assert [sum(classes.values()) for classes in counts.values()] == [256, 256, 256]
     trained = train("run")
-    found = [trained.train.accuracy, trained.val.accuracy, measure(trained.model, open_test()).accuracy]
+    on_train, on_val = trained.kept["train_accuracy"], trained.kept["val_accuracy"]
+    found = [on_train, on_val, measure(trained.model, open_test()).accuracy]
     assert [100 * accuracy for accuracy in found] == pytest.approx([float(text) for text in stated.groups()], abs=2)
 
 

@@ -35,14 +35,14 @@ from imagepipe.training.devices import find_device
 from imagepipe.training.diagnosis import suggest_remedy
 from imagepipe.training.group import ALONE, Group
 from imagepipe.training.imbalance import WeightedSampler, make_class_weights
-from imagepipe.training.loop import Fit, Row, Score, fit, measure
+from imagepipe.training.loop import Fit, Row, fit
 from imagepipe.training.params import TrainParams
 from imagepipe.training.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The model of the epoch that is kept, and how it does on the whole train split and on val.
+    """The model of the epoch that is kept, and that epoch's row of the history: how it did on train and on val.
 
     `baseline` is the accuracy on val of always saying the class that is most frequent in train. `notes` say what became
     of pretrained weights.
@@ -50,15 +50,13 @@ class Trained:
 
     model: Classifier
     kept: Row
-    train: Score
-    val: Score
     baseline: float
     notes: list[str]
 
     @property
     def suggestion(self) -> str:
         """What to try next."""
-        return suggest_remedy(self.train.accuracy, self.val.accuracy, self.baseline)
+        return suggest_remedy(self.kept["train_accuracy"], self.kept["val_accuracy"], self.baseline)
 
 
 def train_model(
@@ -72,9 +70,9 @@ def train_model(
 ) -> Trained:
     """Train on the manifests, write the model file, `history.csv`, `steps.csv` and `metrics.json`.
 
-    The tables and metrics are rewritten after each epoch, so that plots can be followed while it runs; until it ends,
-    the metrics of train are those of its sample. What is measured, train images too, is not augmented. A run that was
-    interrupted goes on from its last checkpoint, and leaves the same bytes. Of a `group`, the leading process writes.
+    The tables and metrics are rewritten after each epoch, so that plots can be followed while it runs. What is
+    measured, train images too, is not augmented. A run that was interrupted goes on from its last checkpoint, and
+    leaves the same bytes. Of a `group`, the leading process writes.
     """
     setup = set_up(manifests_dir, images_dir, params, group)
     info, train, model, device = setup.info, setup.train, setup.model, setup.device
@@ -82,10 +80,9 @@ def train_model(
     if not group.leads:
         group.take_turns()  # the leading process decodes what is not in the cache
     # The first loader: what it decodes is shared by the others, and by the images that go through a transform.
-    whole_train = make_eval_loader(train, params.eval_batch_size, options)
+    train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
     if group.leads:
         group.take_turns()
-    train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
     loaders = open_loaders(setup, setup.val, params, options)
 
     model.to(device)
@@ -94,10 +91,9 @@ def train_model(
     class_weights = weigh_classes(params, info, device)
     weights, baseline = sum(weight.numel() for weight in model.parameters()), measure_baseline(info)
 
-    def write(result: Fit, on_train: Score | None = None) -> None:
+    def write(result: Fit, durable: bool = False) -> None:
         if group.leads:
-            metrics = summarise(result, on_train or read_score(result.kept, "train"), baseline, weights)
-            write_reports(reports_dir, result, metrics, durable=on_train is not None)
+            write_reports(reports_dir, result, summarise(result, baseline, weights), durable)
 
     key = identify_run(params, info, manifests_dir, device)
     checkpoints = Checkpoints(find_cache_root(run) / "checkpoints", key, 60 * run.checkpoint_minutes, group)
@@ -105,12 +101,11 @@ def train_model(
     with report_memory(), Progress(params.epochs, images_per_epoch, shown=group.leads) as progress:
         result = fit(model, loaders, train_sample, params, progress, write, class_weights, checkpoints, group)
     model.load_state_dict(result.kept_weights)
-    on_train = measure(model, whole_train, group)
     if group.leads:
         save_classifier(model, model_path)
-        write(result, on_train)
+        write(result, durable=True)
         checkpoints.remove()
-    return Trained(model, result.kept, on_train, read_score(result.kept, "val"), baseline, setup.notes)
+    return Trained(model, result.kept, baseline, setup.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,27 +340,22 @@ def write_reports(reports_dir: Path, result: Fit, metrics: dict[str, object], du
     write_json(reports_dir / "metrics.json", metrics, durable=durable)
 
 
-def read_score(row: Row, split: str) -> Score:
-    """What an epoch's row says of a split; the balanced accuracy is that of val."""
-    return Score(row[f"{split}_loss"], row[f"{split}_accuracy"], row["val_balanced_accuracy"])
-
-
-def summarise(result: Fit, on_train: Score, baseline: float, weights: int) -> dict[str, object]:
-    """`metrics.json` of the train stage: the epoch that is kept, measured on train and on all of val."""
-    on_val = read_score(result.kept, "val")
+def summarise(result: Fit, baseline: float, weights: int) -> dict[str, object]:
+    """`metrics.json` of the train stage: the epoch that is kept, measured on the train images that are, and on val."""
+    kept = result.kept
     return {
-        "train": {"loss": on_train.loss, "accuracy": on_train.accuracy},
+        "train": {"loss": kept["train_loss"], "accuracy": kept["train_accuracy"]},
         "val": {
-            "loss": on_val.loss,
-            "accuracy": on_val.accuracy,
-            "balanced_accuracy": on_val.balanced_accuracy,
+            "loss": kept["val_loss"],
+            "accuracy": kept["val_accuracy"],
+            "balanced_accuracy": kept["val_balanced_accuracy"],
         },
         "baseline": {"val_accuracy": baseline},
-        "gap": on_train.accuracy - on_val.accuracy,
-        "suggestion": suggest_remedy(on_train.accuracy, on_val.accuracy, baseline),
+        "gap": kept["train_accuracy"] - kept["val_accuracy"],
+        "suggestion": suggest_remedy(kept["train_accuracy"], kept["val_accuracy"], baseline),
         "best": {"epoch": result.best["epoch"], "val_accuracy": result.best["val_accuracy"]},
         "last": {"val_accuracy": result.history[-1]["val_accuracy"]},
-        "kept_epoch": result.kept["epoch"],
+        "kept_epoch": kept["epoch"],
         "epochs": len(result.history),
         "updates": len(result.steps),
         "weights": weights,
