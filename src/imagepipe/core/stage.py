@@ -10,8 +10,8 @@ from typing import TextIO
 
 from imagepipe.core.errors import EnvironmentFault, ImagepipeError
 
-# Objects made before Python looks for cycles among them: a stage makes millions that live to its end, and looking at them
-# again and again, as it does after every 700, took a twentieth of split's time.
+# Objects made before Python looks for cycles among them. A stage makes millions that live to its end, and looking at
+# them again after every 700, as it does by itself, took a twentieth of split's time.
 YOUNG_OBJECTS = 200_000
 
 
