@@ -70,7 +70,8 @@ from imagepipe.training.losses import make_loss
 from imagepipe.training.optimisers import make_optimiser, make_schedule
 from imagepipe.training.params import TrainParams
 from imagepipe.training.progress import Progress
-from imagepipe.training.train import describe_model, open_split, read_score, sample_positions, summarise, write_reports
+from imagepipe.training.reports import summarise, write_reports
+from imagepipe.training.setup import describe_model, open_split, sample_positions
 
 # Ours: what changes in the base's params.
 FASTEST = {
@@ -401,7 +402,7 @@ def end_epoch(opened: Opened, state: State, epoch: int) -> None:
 
 def write_tables(reports_dir: Path, so_far: Fit) -> None:
     """What the train stage rewrites after each epoch."""
-    metrics = summarise(so_far, read_score(so_far.kept, "train"), baseline=0.1, weights=0)
+    metrics = summarise(so_far, baseline=0.1, weights=0)
     write_reports(reports_dir, so_far, metrics, durable=False)
 
 

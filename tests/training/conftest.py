@@ -23,6 +23,13 @@ def use_one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A folder with manifests of 12 train, 6 val and 5 test images, which lie below `images`."""
+    make_dataset(tmp_path, {"train": 12, "val": 6, "test": 5})
+    return tmp_path
+
+
+@pytest.fixture
 def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """`make_project(name, sizes, **changes)`: a folder for the train stage; `changes` go into params.yaml's train."""
 

@@ -19,7 +19,6 @@ from imagepipe.training.imbalance import WeightedSampler
 from imagepipe.training.loop import Fit, fit
 from imagepipe.training.params import TrainParams
 from imagepipe.training.progress import Progress
-from tests.made import make_dataset
 from tests.training.made import finish_stage, start_stage
 from tests.training.test_loop import copy_weights, make_cnn, make_shades, same_weights
 from tests.training.test_params import make_params
@@ -102,12 +101,12 @@ def test_patience_is_counted_through_an_interruption(tmp_path: Path) -> None:
     assert len(done.history) == 4
 
 
-@pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with manifests, and their images below `images`; the cache root is `cache`."""
-    make_dataset(tmp_path, {"train": 12, "val": 6, "test": 5})
-    monkeypatch.setenv("IMAGEPIPE_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+@pytest.fixture(autouse=True)
+def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where checkpoints are kept."""
+    root = tmp_path / "cache"
+    monkeypatch.setenv("IMAGEPIPE_CACHE", str(root))
+    return root
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:

@@ -17,7 +17,6 @@ from imagepipe.training.lr_find import Sweep, go_round, suggest_rate, trace_loss
 from imagepipe.training.train import train_model
 from tests.core.made import make_run
 from tests.data.test_params import AUGMENT
-from tests.made import make_dataset
 from tests.training.test_params import make_params
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -175,13 +174,6 @@ def test_the_model_its_optimiser_and_all_random_state_are_left_as_they_were() ->
     assert torch.equal(torch.get_rng_state(), drawn[0])
     assert np.random.get_state()[1].tolist() == drawn[1]  # type: ignore[index, union-attr]
     assert random.getstate() == drawn[2]
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """A folder with manifests, and their images below `images`."""
-    make_dataset(tmp_path, {"train": 12, "val": 6, "test": 5})
-    return tmp_path
 
 
 def trace_made(made: Path, *sweep: Any, **changes: Any) -> pd.DataFrame:

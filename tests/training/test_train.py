@@ -3,7 +3,6 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +17,16 @@ from imagepipe.core.hashes import hash_file
 from imagepipe.data import dataset
 from imagepipe.data.batches import make_eval_loader
 from imagepipe.data.dataset import ManifestDataset
-from imagepipe.models.classifier import build_classifier, load_classifier
-from imagepipe.training.group import Group
+from imagepipe.models.classifier import load_classifier
 from imagepipe.training.loop import measure
-from imagepipe.training.train import (
-    Trained,
-    check_last_batch,
-    find_version,
-    hash_code,
-    report_memory,
-    sample_positions,
-    share_size,
-    train_model,
-)
+from imagepipe.training.setup import sample_positions
+from imagepipe.training.train import Trained, report_memory, train_model
 from tests.core.made import make_run
 from tests.data.test_params import AUGMENT
-from tests.made import make_conversion, make_dataset, make_model_info
+from tests.made import make_conversion
 from tests.training.test_params import make_params
 
-SIZES = {"train": 12, "val": 6, "test": 5}
 CNN = {"base": 2, "stem": "pool", "dropout": 0.5}
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """A folder with manifests, and their images below `images`."""
-    make_dataset(tmp_path, SIZES)
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -253,10 +235,10 @@ def test_an_empty_split_is_refused_before_training(made: Path, split: str) -> No
     assert not (made / "run").exists()
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_a_label_out_of_range_is_refused_before_training(made: Path, split: str) -> None:
+@pytest.mark.parametrize(("split", "images"), [("train", 12), ("val", 6)])
+def test_a_label_out_of_range_is_refused_before_training(made: Path, split: str, images: int) -> None:
     edit_manifest(made, split, label="3")
-    message = rf"{split}\.csv: label and class disagree with dataset\.json \({SIZES[split]}\):\n  row 2: label 3 with "
+    message = rf"{split}\.csv: label and class disagree with dataset\.json \({images}\):\n  row 2: label 3 with "
     with pytest.raises(InputError, match=message):
         run(made)
     assert not (made / "run").exists()
@@ -335,23 +317,6 @@ def test_a_failed_run_leaves_the_former_model_alone(made: Path) -> None:
     with pytest.raises(InputError):
         run(made)
     assert read_outputs(made)["model.safetensors"] == before
-
-
-@pytest.mark.parametrize("measured", [0, 10, 11])
-def test_all_train_images_are_measured_where_none_are_drawn(measured: int) -> None:
-    assert sample_positions(10, make_params(train_measured=measured)).tolist() == list(range(10))
-
-
-def test_measured_train_images_are_drawn_once_by_the_seed() -> None:
-    def draw(seed: int) -> list[int]:
-        return sample_positions(100, make_params(train_measured=7, seed=seed)).tolist()
-
-    first = draw(1)
-    assert first == sorted(set(first))
-    assert len(first) == 7
-    assert set(first) <= set(range(100))
-    assert draw(1) == first
-    assert draw(2) != first
 
 
 def test_history_measures_the_drawn_train_images_only(made: Path) -> None:
@@ -517,31 +482,6 @@ def test_a_loading_process_that_was_killed_is_said() -> None:
     assert done.returncode == 1
     said = r"EnvironmentFault: a process that loads batches has ended \(.+\); memory may have"
     assert re.search(said, done.stderr)
-
-
-def test_the_code_of_a_run_has_a_hash_that_repeats() -> None:
-    assert re.fullmatch("[0-9a-f]{64}", hash_code())
-    assert hash_code() == hash_code()
-
-
-def test_versions_are_those_that_are_installed() -> None:
-    assert find_version("torch") == metadata.version("torch")
-    assert find_version("no-such-package") == ""
-
-
-def test_shares_of_a_batch() -> None:
-    assert [share_size(5, rank, 3) for rank in range(3)] == [2, 2, 1]
-    assert [share_size(1, rank, 2) for rank in range(2)] == [1, 0]
-
-
-def test_a_share_of_one_that_batch_norm_cannot_take_is_refused(made: Path) -> None:
-    """Twelve images in batches of four: three processes get two, one and one."""
-    data = ManifestDataset(made / "train.csv", made / "images")
-    model = build_classifier(make_model_info().model_copy(update={"model": "cnn", "choices": CNN}), 1)
-    check_last_batch(model, data, 4, False, Group(size=2))
-    message = r"train\.batch_size: 4 leaves a last batch of one of 12 images among 3 processes, on which batch norm"
-    with pytest.raises(InputError, match=message):
-        check_last_batch(model, data, 4, False, Group(size=3))
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ from imagepipe.training.group import ALONE
 from imagepipe.training.loop import Row, State, list_gpus, make_step, run_batches
 from imagepipe.training.optimisers import make_optimiser
 from imagepipe.training.params import TrainParams
-from imagepipe.training.train import choose_options, open_loaders, report_memory, set_up, weigh_classes
+from imagepipe.training.setup import choose_options, open_loaders, set_up, weigh_classes
+from imagepipe.training.train import report_memory
 
 BLOWN_UP = 4  # times the least smoothed loss, above which the test stops
 AVERAGED = 0.1  # share of the updates that the running average reaches back over
