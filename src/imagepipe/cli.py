@@ -160,7 +160,7 @@ def evaluate(
         bool, typer.Option("--allow-train", help="let images count that the model was trained on")
     ] = False,
 ) -> None:
-    """Judge the model by labelled images from elsewhere, converted as split.image in params.yaml says.
+    """Judge the model by labelled images from elsewhere, converted as its own were.
 
     Exits with 1 where some of them cannot be read; the others are judged all the same.
     """
