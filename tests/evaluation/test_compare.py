@@ -65,7 +65,6 @@ def train(halves: Path, manifests: Path, folder: Path, seed: int) -> str:
     return write_run(folder, table)
 
 
-@pytest.mark.slow
 def test_a_model_trained_twice_with_two_seeds_is_no_evidence_of_a_difference(halves: Path, tmp_path: Path) -> None:
     names = [train(halves, halves / "manifests", tmp_path / f"seed{seed}", seed) for seed in (1, 2)]
     (pair,) = compare(names, 0.95).pairs
@@ -73,7 +72,6 @@ def test_a_model_trained_twice_with_two_seeds_is_no_evidence_of_a_difference(hal
     assert pair.lost + pair.won > 0  # they are two models, not one
 
 
-@pytest.mark.slow
 def test_a_model_trained_with_a_tenth_of_the_data_is_found_worse(halves: Path, tmp_path: Path) -> None:
     keep_every_tenth(halves, tmp_path / "manifests")
     whole = train(halves, halves / "manifests", tmp_path / "whole", 1)
