@@ -18,7 +18,7 @@ from imagepipe.core.parallel import LocalEngine
 from imagepipe.core.slices import FileSlice
 from imagepipe.core.tables import read_text_table
 from imagepipe.prepare.dataset import Prepared, are_constant, prepare_dataset
-from imagepipe.prepare.images import encode_png, measure_image
+from imagepipe.prepare.images import encode_png
 from imagepipe.prepare.index import ImageTable, put_facts
 from imagepipe.prepare.params import SplitParams
 from imagepipe.sources.records import Record, SourceInfo
@@ -698,7 +698,7 @@ def test_classes_that_were_joined_are_one(tmp_path: Path, make_records: MakeReco
 )
 def test_an_image_of_one_colour_is_known(pixels: NDArray[np.uint8], constant: bool) -> None:
     table = ImageTable.of_size(1)
-    put_facts(table.rows, 0, measure_image(pixels.astype(np.uint8)))
+    put_facts(table.rows, [pixels.astype(np.uint8)])
     assert are_constant(table.rows).tolist() == [constant]
 
 

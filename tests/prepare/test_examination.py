@@ -1,6 +1,8 @@
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ from imagepipe.core.config import load_section
 from imagepipe.core.errors import EnvironmentFault
 from imagepipe.core.hashes import hash_bytes, hash_pixels
 from imagepipe.core.slices import FileSlice
+from imagepipe.prepare import examination
 from imagepipe.prepare.examination import (
+    Examined,
     Known,
+    New,
     Staging,
     State,
     Work,
@@ -18,6 +23,7 @@ from imagepipe.prepare.examination import (
     hash_source,
     load_work,
     read_intact,
+    settle_images,
     stage_pngs,
 )
 from imagepipe.prepare.images import encode_png
@@ -104,6 +110,85 @@ def test_an_unusable_image_is_rejected_with_its_reason(staging: Staging) -> None
     found = examine_images([make_work(b"<html>"), make_work(PNG)], staging, PARAMS, encode=True)
     assert found.states.tolist() == [State.REJECTED, State.ENCODED]
     assert found.reasons == {0: "is not an image of a known format: it begins with b'<html>'"}
+
+
+def draw_works() -> list[Work]:
+    """Two shapes of grey and one of RGB, mixed, among PNGs, one of them in colours, and what is no image."""
+    generator = np.random.default_rng(0)
+    shapes = [(4, 5), (3, 2, 3), (4, 5), (5, 4), (70, 66, 3), (3, 2, 3)]
+    images: list[object] = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    images[2:2] = [PNG, b"<html>", encode_png(generator.integers(0, 256, (4, 5, 3), dtype=np.uint8))]
+    return [make_work(image, row=row) for row, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("run_bytes", [1, 50, 2**20])
+@pytest.mark.parametrize("encode", [True, False])
+def test_images_of_mixed_shapes_come_out_as_each_alone(
+    tmp_path: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch, run_bytes: int, encode: bool
+) -> None:
+    works = draw_works()
+    alone = [examine_images([work], staging, PARAMS, encode) for work in works]
+    pngs = read_files(tmp_path / "staging")
+    monkeypatch.setattr("imagepipe.prepare.examination.RUN_BYTES", run_bytes)
+    found = examine_images(works, replace(staging, folder=tmp_path / "together"), PARAMS, encode)
+    assert found.states.tolist() == [one.states[0] for one in alone]
+    assert np.array_equal(found.rows, np.concatenate([one.rows for one in alone]))
+    assert list(found.reasons) == [3]
+    assert read_files(tmp_path / "together") == pngs
+    assert len(pngs) == encode * (len(works) - 1)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*")}
+
+
+@pytest.mark.parametrize(
+    ("run_bytes", "runs"), [(39, [2, 2, 1]), (40, [2, 2, 1]), (41, [3, 2]), (100, [5]), (20, [1] * 5)]
+)
+def test_a_run_ends_with_the_image_that_fills_it(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, run_bytes: int, runs: list[int]
+) -> None:
+    settled: list[int] = []
+
+    def settle(run: Sequence[New], found: Examined, encode: bool) -> None:
+        settled.append(len(run))
+        settle_images(run, found, encode)
+
+    monkeypatch.setattr("imagepipe.prepare.examination.settle_images", settle)
+    monkeypatch.setattr("imagepipe.prepare.examination.RUN_BYTES", run_bytes)
+    found = examine_images([make_work(PIXELS + row, row=row) for row in range(5)], staging, PARAMS, encode=True)
+    assert [count for count in settled if count] == runs
+    assert found.states.tolist() == [State.ENCODED] * 5
+
+
+@pytest.mark.parametrize("step", ["encode_png", "convert_array", "put_facts"])
+def test_an_image_that_memory_does_not_suffice_for_is_rejected_alone(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The image of row 2, whatever others are in its run."""
+    works = [make_work(PIXELS + row, row=row) for row in range(5)]
+    done = getattr(examination, step)
+
+    def fail(first: Any, second: Any = None) -> object:
+        images = second if step == "put_facts" else [first]
+        if any(image is works[2].image for image in images):
+            raise MemoryError
+        return done(first) if second is None else done(first, second)
+
+    monkeypatch.setattr(examination, step, fail)
+    found = examine_images(works, replace(staging, shards=True), PARAMS, encode=True)
+    assert found.states.tolist() == [State.ENCODED] * 2 + [State.REJECTED] + [State.ENCODED] * 2
+    assert found.reasons == {2: "needs more memory than its process may have"}
+    assert found.offsets == {0: 512, 1: 1536, 3: 2560, 4: 3584}
+    assert (found.rows["length"] > 0).tolist() == [True, True, False, True, True]
+
+
+def test_pngs_are_staged_in_the_order_of_the_images(tmp_path: Path, staging: Staging) -> None:
+    """Though that which is only carried is there before the new ones of its run."""
+    works = [make_work(PIXELS + 1, row=0), make_work(PIXELS, make_known(tmp_path), row=1), make_work(PNG, row=2)]
+    found = examine_images(works, replace(staging, shards=True), PARAMS, encode=True)
+    assert found.states.tolist() == [State.ENCODED, State.CARRIED, State.ENCODED]
+    assert list(found.offsets.items()) == [(0, 512), (1, 1536), (2, 2560)]
 
 
 def test_in_shards_a_chunk_is_one_file_of_members(tmp_path: Path, staging: Staging) -> None:

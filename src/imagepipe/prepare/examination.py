@@ -10,22 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagepipe.core.files import report_write_errors
-from imagepipe.core.hashes import hash_bytes, hash_pixels
-from imagepipe.core.shards import BLOCK, make_member, name_member
+from imagepipe.core.hashes import digest_pixels, hash_bytes
+from imagepipe.core.shards import BLOCK, COPY, make_member, name_member
 from imagepipe.core.slices import FileSlice
 from imagepipe.prepare.images import (
+    Decoded,
     UnusableImage,
     check_array,
     convert_array,
     decode_image,
     encode_png,
-    measure_image,
     name_mode,
 )
-from imagepipe.prepare.index import FACTS, put_facts
+from imagepipe.prepare.index import FACTS, pack_hashes, put_facts
 from imagepipe.prepare.params import ImageParams
 
 NO_MEMORY = "needs more memory than its process may have"
+RUN_BYTES = 2**20  # of pixels that wait to be encoded: small images by the hundred, a photograph alone
 
 
 class State(IntEnum):
@@ -99,6 +100,20 @@ class Examined:
     offsets: dict[int, int]
     pngs: dict[int, bytes]
 
+    def reject(self, place: int, reason: str) -> None:
+        """Note why an image cannot be used."""
+        self.states[place] = State.REJECTED
+        self.reasons[place] = reason
+
+
+class New(NamedTuple):
+    """An image that is not known, and its place among those of its chunk; the hashes are of 32 bytes."""
+
+    place: int
+    source_sha256: bytes
+    pixel_sha256: bytes
+    decoded: Decoded
+
 
 def load_work(work: Work, images_dir: Path) -> Work:
     """The work with the bytes of its files, for a process that does not see this machine's disk."""
@@ -114,52 +129,89 @@ def load_work(work: Work, images_dir: Path) -> Work:
 
 
 def examine_images(works: Sequence[Work], staging: Staging, params: ImageParams, encode: bool) -> Examined:
-    """What becomes of each of some images; with `encode`, those that lack a PNG get one."""
+    """What becomes of each of some images; with `encode`, those that lack a PNG get one.
+
+    What is new is held until it makes a run, whose images are measured and encoded together: with other work in
+    between, the encoder takes a quarter more time for a digit.
+    """
     found = Examined(np.zeros(len(works), FACTS), np.zeros(len(works), np.int8), {}, {}, {}, {})
+    run: list[New] = []
+    held = 0
     for place, work in enumerate(works):
         try:
-            state, png = examine_image(work, found, place, staging, params, encode)
+            held += examine_image(work, place, run, found, staging, params, encode)
         except UnusableImage as error:
-            state, png, found.reasons[place] = State.REJECTED, b"", str(error)
+            found.reject(place, str(error))
         except MemoryError:
-            state, png, found.reasons[place] = State.REJECTED, b"", NO_MEMORY
-        found.states[place] = state
-        if png:
-            found.pngs[place] = png
+            found.reject(place, NO_MEMORY)
+        if held >= RUN_BYTES:
+            settle_run(run, found, encode)
+            run, held = [], 0
+    settle_run(run, found, encode)
+    pngs = dict(sorted(found.pngs.items()))
     if works[0].away:
-        return found
-    found.offsets.update(stage_pngs(works, found.pngs, staging))
-    found.pngs.clear()
-    return found
+        return replace(found, pngs=pngs)
+    return replace(found, pngs={}, offsets=stage_pngs(works, pngs, staging))
 
 
 def examine_image(
-    work: Work, found: Examined, place: int, staging: Staging, params: ImageParams, encode: bool
-) -> tuple[State, bytes]:
-    """The state of one image, and its PNG where that is to be staged; new facts and remarks go to `found`.
+    work: Work, place: int, run: list[New], found: Examined, staging: Staging, params: ImageParams, encode: bool
+) -> int:
+    """Note in `found` what becomes of an image that is known, and add a new one, decoded, to `run`.
 
-    Raises UnusableImage.
+    Returns the bytes that `run` holds of it. Raises UnusableImage.
     """
     source = read_source(work)
     source_sha256 = hash_source(source)
     known = work.known
     if known and known.source_sha256 == source_sha256:
         png = read_intact(known, staging.images_dir)
-        if png is not None:
-            return (State.KEPT, b"") if known.sharded == staging.shards else (State.CARRIED, png)
-        if known.png is None or not encode:
-            return State.KNOWN, b""
+        if png is not None and known.sharded != staging.shards:
+            found.states[place], found.pngs[place] = State.CARRIED, png
+            return 0
+        if png is not None or known.png is None or not encode:
+            found.states[place] = State.KNOWN if png is None else State.KEPT
+            return 0
     decoded = decode_image(source, params) if isinstance(source, bytes) else convert_array(source, params)
-    pixel_sha256 = source_sha256.hex() if decoded.pixels is source else ""
-    facts = measure_image(decoded.pixels, decoded.remark, decoded.content_sha256, pixel_sha256)
+    pixels = decoded.pixels
     if decoded.remark:
         found.remarks[place] = decoded.remark
-    if not encode:
-        put_facts(found.rows, place, facts, source_sha256)
-        return State.MEASURED, b""
-    png = decoded.png or encode_png(decoded.pixels)
-    put_facts(found.rows, place, facts, source_sha256, bytes.fromhex(hash_bytes(png)), len(png))
-    return State.ENCODED, png
+    run.append(New(place, source_sha256, source_sha256 if pixels is source else hash_source(pixels), decoded))
+    return pixels.nbytes + len(decoded.png)
+
+
+def settle_run(run: Sequence[New], found: Examined, encode: bool) -> None:
+    """Note the facts of a run's images in `found`, and with `encode` their PNGs.
+
+    Where memory does not suffice, they are taken one by one, and that for which it does not is rejected.
+    """
+    try:
+        settle_images(run, found, encode)
+        return
+    except MemoryError:
+        if len(run) == 1:
+            found.reject(run[0].place, NO_MEMORY)
+            return
+    for new in run:
+        settle_run([new], found, encode)
+
+
+def settle_images(run: Sequence[New], found: Examined, encode: bool) -> None:
+    """As `settle_run`, at once or not at all."""
+    places = [new.place for new in run]
+    rows = np.zeros(len(run), FACTS)
+    put_facts(rows, [new.decoded.pixels for new in run])
+    rows["source_sha256"] = pack_hashes([new.source_sha256 for new in run])
+    rows["pixel_sha256"] = pack_hashes([new.pixel_sha256 for new in run])
+    contents = [bytes.fromhex(new.decoded.content_sha256) or new.pixel_sha256 for new in run]
+    rows["content_sha256"] = pack_hashes(contents)
+    if encode:
+        pngs = [new.decoded.png or encode_png(new.decoded.pixels) for new in run]
+        rows["png_sha256"] = pack_hashes([bytes.fromhex(hash_bytes(png)) for png in pngs])
+        rows["length"] = [len(png) for png in pngs]
+        found.pngs.update(zip(places, pngs, strict=True))
+    found.rows[places] = rows
+    found.states[places] = State.ENCODED if encode else State.MEASURED
 
 
 def read_source(work: Work) -> bytes | NDArray[np.uint8]:
@@ -187,7 +239,7 @@ def hash_source(source: bytes | NDArray[np.uint8]) -> bytes:
     """SHA-256 of a file's bytes, or of an array's pixels: 32 bytes."""
     if isinstance(source, bytes):
         return bytes.fromhex(hash_bytes(source))
-    return bytes.fromhex(hash_pixels(name_mode(source), source))
+    return digest_pixels(name_mode(source), source)
 
 
 def read_intact(known: Known, images_dir: Path) -> bytes | None:
@@ -227,8 +279,9 @@ def write_files(works: Sequence[Work], pngs: dict[int, bytes], folder: Path) -> 
 def write_members(works: Sequence[Work], pngs: dict[int, bytes], path: Path) -> dict[int, int]:
     """All PNGs as members of a tar, one after the other, in one file."""
     offsets: dict[int, int] = {}
-    with path.open("wb") as file:
+    end = 0
+    with path.open("wb", buffering=COPY) as file:
         for place, png in pngs.items():
-            offsets[place] = file.tell() + BLOCK
-            file.write(make_member(name_member(works[place].key), png))
+            offsets[place] = end + BLOCK
+            end += file.write(make_member(name_member(works[place].key), png))
     return offsets

@@ -99,28 +99,6 @@ def name_mode(pixels: NDArray[np.uint8]) -> str:
     return "L" if pixels.ndim == 2 else "RGB"
 
 
-def measure_image(
-    pixels: NDArray[np.uint8], remark: str = "", content_sha256: str = "", pixel_sha256: str = ""
-) -> ImageFacts:
-    """The facts of uint8 pixels of shape (H, W) or (H, W, 3).
-
-    A content hash of '' is that of the pixels, and a pixel hash of '' is not known yet.
-    """
-    mode = name_mode(pixels)
-    height, width = pixels.shape[:2]
-    pixel_sha256 = pixel_sha256 or hash_pixels(mode, pixels)
-    return ImageFacts(
-        content_sha256 or pixel_sha256,
-        pixel_sha256,
-        width,
-        height,
-        mode,
-        *sum_channels(pixels),
-        lookalikes.fingerprint_image(pixels),
-        remark,
-    )
-
-
 def name_recipe(params: ImageParams) -> str:
     """What decides the bytes of a PNG, and what is known of it, besides the source: Pillow, its zlib, the code in this
     file and in lookalikes.py, and all of `split.image`.
@@ -333,7 +311,12 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def sum_channels(pixels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Per channel the sum of the values and of their squares: exact, since an image's stay far below 2^53."""
-    channels = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).T.astype(np.float64)
-    return tuple(int(channel.sum()) for channel in channels), tuple(int(channel @ channel) for channel in channels)
+def sum_channels(images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For images (N, H, W) or (N, H, W, 3) the sum of each one's values and of their squares, both (N, channels).
+
+    Exact, since an image's stay far below 2^53.
+    """
+    count, height, width = images.shape[:3]
+    # A channel's values side by side take a third of the time.
+    values = np.moveaxis(images.reshape(count, height * width, -1), 2, 1).astype(np.float64, order="C")
+    return values.sum(axis=2).astype(np.int64), np.einsum("ncp,ncp->nc", values, values).astype(np.int64)

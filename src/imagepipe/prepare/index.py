@@ -5,6 +5,7 @@ touched it, and only as far as it was made in the present way.
 """
 
 import io
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from imagepipe.core.files import write_blocks, write_text
 from imagepipe.core.hashes import hash_file
-from imagepipe.prepare.images import ImageFacts
+from imagepipe.prepare.images import ImageFacts, name_mode, sum_channels
+from imagepipe.prepare.lookalikes import fingerprint_image
 
 INDEX = "index.arrow"
 SEAL = "index.arrow.sha256"
@@ -72,29 +74,25 @@ class ImageTable:
         )
 
 
-def put_facts(
-    rows: NDArray[np.void],
-    row: int,
-    facts: ImageFacts,
-    source_sha256: bytes = b"",
-    png_sha256: bytes = b"",
-    length: int = 0,
-) -> None:
-    """Set one row of FACTS; hashes are 32 bytes, and zeros where they are not given."""
-    rows[row] = (  # at once, which takes a quarter of the time of field by field
-        source_sha256,
-        bytes.fromhex(facts.content_sha256),
-        bytes.fromhex(facts.pixel_sha256),
-        png_sha256,
-        facts.width,
-        facts.height,
-        MODES.index(facts.mode),
-        (*facts.pixel_sums, 0, 0)[:3],
-        (*facts.pixel_squares, 0, 0)[:3],
-        int(facts.fingerprint or "0", 16),
-        bool(facts.fingerprint),
-        length,
-    )
+def put_facts(rows: NDArray[np.void], images: Sequence[NDArray[np.uint8]]) -> None:
+    """Set in rows of FACTS (N,) what the pixels tell, but for their hash: of N images (H, W) or (H, W, 3)."""
+    places_of: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, pixels in enumerate(images):
+        places_of[pixels.shape].append(place)
+    for shape, places in places_of.items():  # at once: for digits, a tenth of the time of one by one
+        rows["height"][places], rows["width"][places] = shape[:2]
+        rows["mode"][places] = MODES.index(name_mode(images[places[0]]))
+        sums, squares = sum_channels(np.stack([images[place] for place in places]))
+        rows["pixel_sums"][places, : sums.shape[1]] = sums
+        rows["pixel_squares"][places, : sums.shape[1]] = squares
+    fingerprints = [fingerprint_image(pixels) for pixels in images]
+    rows["fingerprint"] = [int(fingerprint or "0", 16) for fingerprint in fingerprints]
+    rows["fingerprinted"] = [bool(fingerprint) for fingerprint in fingerprints]
+
+
+def pack_hashes(hashes: Sequence[bytes]) -> NDArray[np.void]:
+    """Hashes of 32 bytes as a column of FACTS, (N,)."""
+    return np.frombuffer(b"".join(hashes), "V32")
 
 
 class Facts(Mapping[str, ImageFacts]):

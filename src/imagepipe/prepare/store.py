@@ -168,9 +168,9 @@ class ImageStore:
                 pairs = zip(known.tolist(), before.tolist(), strict=True)
                 self.table.remarks.update({row: remarks[old] for row, old in pairs if old in remarks})
         offsets = found.offsets or stage_pngs(chunk, found.pngs, staging)
-        for place, offset in offsets.items():
-            self.staged_in[chunk[place].row] = len(self.staged)
-            self.offsets[chunk[place].row] = offset
+        staged = rows[list(offsets)]
+        self.staged_in[staged] = len(self.staged)
+        self.offsets[staged] = list(offsets.values())
         self.staged.append(staging.folder)
 
     def _encode(self, rows: NDArray[np.int64]) -> None:
