@@ -257,6 +257,23 @@ def fsck(
 
 
 @app.command()
+def verify(
+    revision: Annotated[str, typer.Argument(help="a commit, branch or tag whose dvc.lock is to be proved")] = "HEAD",
+) -> None:
+    """Run the pipeline of a commit again, in a scratch clone with empty caches, and compare each output with its lock.
+
+    Exits with 1 where an output is different: neither the same bytes nor, for the model and what it says, an accuracy
+    within the interval.
+    """
+    from imagepipe.proof.verify import describe as describe_proof
+    from imagepipe.proof.verify import verify_commit
+
+    compared = verify_commit(revision)
+    print("\n".join(describe_proof(compared)))
+    raise typer.Exit(0 if compared.is_reproduced else 1)
+
+
+@app.command()
 def summary() -> None:
     """Print the result of the last run: test accuracy with its interval, and where the report is."""
     from imagepipe.evaluation.metrics import describe_accuracy
