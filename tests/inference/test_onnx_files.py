@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[dict[str, int | float | str], str, int]] = {
     "mlp": ({"hidden": 5}, "L", 8),
     "simplenet": ({}, "RGB", 8),
     "cnn": ({"base": 4, "stem": "stride", "dropout": 0.5}, "RGB", 8),
-    "resnet_small": ({"width": 4, "blocks": 1, "dropout": 0.1}, "L", 8),
+    "resnet_small": ({"width": 4, "stem": "full", "blocks": 1, "dropout": 0.1}, "L", 8),
     "torchvision:resnet18": ({"dropout": 0.0}, "RGB", 32),
 }
 

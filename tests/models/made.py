@@ -12,7 +12,7 @@ Choices = Mapping[str, int | float | str]
 
 POOL: Choices = {"base": 16, "stem": "pool", "dropout": 0.0}
 STRIDE: Choices = {"base": 16, "stem": "stride", "dropout": 0.0}
-RESNET: Choices = {"width": 4, "blocks": 2, "dropout": 0.0}
+RESNET: Choices = {"width": 4, "stem": "full", "blocks": 2, "dropout": 0.0}
 KINDS: list[tuple[str, Choices]] = [
     ("softmax", {}),
     ("mlp", {"hidden": 100}),

@@ -31,6 +31,17 @@ def test_sides_are_halved_twice_and_channels_doubled_twice() -> None:
     assert shapes == [(2, 4, 32, 32), (2, 4, 32, 32), (2, 8, 16, 16), (2, 16, 8, 8)]
 
 
+def test_a_pooling_stem_halves_the_sides_once_more() -> None:
+    body = build("resnet_small", {**RESNET, "stem": "pool"}, side=32)
+    found = body.get_submodule("stem")(make_images(2, 1, 32, 32))
+    assert found.shape == (2, 4, 16, 16)
+    assert body.get_submodule("stages")(found).shape == (2, 16, 4, 4)
+    with pytest.raises(
+        InputError, match=r"`resnet_small` needs at least 16×16 pixels, the images are 15×32; use `mlp`"
+    ):
+        build_body("resnet_small", 1, 32, 15, 10, {**RESNET, "stem": "pool"})
+
+
 def test_a_block_without_convolutions_gives_its_positive_input() -> None:
     block = Block(2, 2, 1).eval()
     for weight in block.parameters():

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from imagepipe.models.sizes import check_least_size
 
-SMALLEST = 8  # pixels: the sides are halved twice, and the 3×3 convolutions should still see neighbours
+# Pixels, by stem: the sides are halved twice, after a pooling stem three times, and the 3×3 convolutions should still
+# see neighbours.
+SMALLEST = {"full": 8, "pool": 16}
 
 
 class ResnetSmall(nn.Module):
@@ -13,16 +15,29 @@ class ResnetSmall(nn.Module):
 
     The network for CIFAR-10 of He et al. (Deep Residual Learning, arXiv:1512.03385, section 4.2, where `width` is 16
     and `blocks` 3 to 18): a 3×3 stem without pooling, the sides halved between stages, global average pooling and one
-    linear layer, here after dropout. Runs in the channels-last memory format.
+    linear layer, here after dropout. With `stem` `pool` the stem takes the maximum of 2×2 pixels, which saves two
+    thirds of the time. Runs in the channels-last memory format.
     """
 
     def __init__(
-        self, channels: int, height: int, width_pixels: int, classes: int, width: int, blocks: int, dropout: float
+        self,
+        channels: int,
+        height: int,
+        width_pixels: int,
+        classes: int,
+        width: int,
+        stem: str,
+        blocks: int,
+        dropout: float,
     ) -> None:
         super().__init__()
-        check_least_size("resnet_small", SMALLEST, height, width_pixels)
+        check_least_size("resnet_small", SMALLEST[stem], height, width_pixels)
+        pooling = [nn.MaxPool2d(2)] if stem == "pool" else []
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            *pooling,
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
         )
         self.stages = nn.Sequential(
             make_stage(width, width, blocks, stride=1),

@@ -41,6 +41,7 @@ class ResnetSmallParams(Params):
     """Choices of the model `resnet_small`."""
 
     width: Count
+    stem: Literal["full", "pool"]
     blocks: Count
     dropout: Share
 
