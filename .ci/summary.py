@@ -1,4 +1,4 @@
-"""What changed since another revision, as Markdown: params, metrics, and whether the model is better by more than chance.
+"""What changed since another revision, as Markdown: params, metrics, and whether that is more than chance.
 
     python .ci/summary.py REVISION >> "$GITHUB_STEP_SUMMARY"
 
