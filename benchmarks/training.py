@@ -181,7 +181,7 @@ def open_project(folder: Path, seed: int | None = None) -> Opened:
     """Open a scratch project, with another `train.seed` where one is given; decodes only where its cache is empty."""
     params = load_section("train", TrainParams, folder / "params.yaml")
     params = params if seed is None else params.model_copy(update={"seed": seed})
-    fix_arithmetic(params.threads)
+    fix_arithmetic(params.threads, compiles=params.compile)
     manifests, images = folder / "data/manifests", folder / "data/images"
     info = read_dataset_info(manifests / "dataset.json")
     train, val, test = (open_split(manifests, images, split, info) for split in ("train", "val", "test"))

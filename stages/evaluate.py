@@ -31,7 +31,7 @@ def main(
     page_path: Path,
 ) -> None:
     params, run = load_section("evaluate", EvaluateParams), load_run_params()
-    fix_arithmetic(params.threads)
+    fix_arithmetic(params.threads, compiles=False)
     predictions, model = predict_splits(
         model_path, manifests_dir, images_dir, params.batch_size, count_jobs(run), open_cache(run)
     )

@@ -29,7 +29,7 @@ def main(manifests_dir: Path, images_dir: Path, model_path: Path, reports_dir: P
         launch(params.processes, [sys.executable, *sys.argv])
         return
     with report_failure(), join_group(params.processes, find_device(params.device)) as group:
-        fix_arithmetic(params.threads)
+        fix_arithmetic(params.threads, compiles=params.compile)
         trained = train_model(manifests_dir, images_dir, params, run, model_path, reports_dir, group)
         if group.leads:
             describe(trained, params.epochs)

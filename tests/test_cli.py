@@ -15,9 +15,9 @@ from PIL import Image
 
 from imagepipe.core.manifest import read_manifest
 from imagepipe.evaluation.predictions import read_predictions
-from tests.data.made import pack_shards
+from tests.data.made import make_unusable, make_usable, pack_shards
 from tests.evaluation.made import make_table, split_right, write_run
-from tests.inference.made import make_model, make_unusable, make_usable
+from tests.inference.made import make_model
 from tests.made import CLASSES, make_dataset
 
 Imagepipe = Callable[..., subprocess.CompletedProcess[str]]

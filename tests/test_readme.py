@@ -12,10 +12,11 @@ import pytest
 from dvc.utils.serialize import modify_yaml
 
 from imagepipe.evaluation.metrics import describe_accuracy
-from tests.conftest import ROOT
+from tests.conftest import GIT_NAME, ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 README = (ROOT / "README.md").read_text("utf-8")
+COMPARING = (ROOT / "docs/evaluation.md").read_text("utf-8")
 
 
 def find_blocks(language: str) -> list[str]:
@@ -86,7 +87,30 @@ def test_every_recipe_says_at_its_head_what_it_reaches() -> None:
 def test_the_default_result_is_the_committed_one() -> None:
     test = json.loads((ROOT / "reports/evaluate/metrics.json").read_text("utf-8"))["test"]
     assert describe_accuracy(test, 0.95) in README
-    assert f"{100 * test['accuracy']:.2f} %, {100 * test['accuracy_low']:.2f}–" in README
+    accuracy, low, high = (f"{100 * test[name]:.2f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    assert f"{accuracy}, {low.removesuffix(' %')}–" in README
+    for page in (README, COMPARING):
+        assert f"| HEAD | {accuracy} | {low} to {high} | {test['images']} |" in page
+
+
+@pytest.mark.slow
+def test_two_runs_compare_as_the_page_shows(project: Path, tmp_path: Path, run_in: Run) -> None:
+    folder = shutil.copytree(project, tmp_path / "copy", symlinks=True)
+    assert run_in(folder, "git", *GIT_NAME, "commit", "-qam", "run").returncode == 0
+    block = next(block for block in re.findall(r"```console\n(.*?)```", COMPARING, re.DOTALL) if "dvc exp run" in block)
+    *commands, last = re.findall(r"^\$ (.*)", block, re.MULTILINE)
+    for command in commands:
+        done = run_in(folder, *command.split())
+        assert done.returncode == 0, done.stderr
+    printed = run_in(folder, *last.split()).stdout
+    shown = block.rpartition(f"$ {last}\n")[2]
+    assert mask_figures(printed) == mask_figures(shown)
+
+
+def mask_figures(output: str) -> str:
+    """The runs, the verdict and the params without their figures; classes and images differ by processor."""
+    before, _, _ = output.partition("| class |")
+    return re.sub(r"[-+]?\d+(\.\d+)?", "#", before)
 
 
 def test_the_rerun_table_has_every_section() -> None:

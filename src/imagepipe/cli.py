@@ -94,7 +94,7 @@ def find_learning_rate(
     from imagepipe.training.params import TrainParams
 
     params, run, sweep = load_section("train", TrainParams), load_run_params(), Sweep(lowest, highest, updates)
-    fix_arithmetic(params.threads)
+    fix_arithmetic(params.threads, compiles=False)
     curve = trace_run(manifests, images, params, run, sweep)
     print(f"{params.model}, {params.optimizer}: {len(curve)} of {updates} updates, lr from {lowest:g} to {highest:g}")
     print(f"{'update':>6}  {'lr':>8}  {'loss':>8}  {'smoothed':>8}")
@@ -160,7 +160,7 @@ def evaluate(
         bool, typer.Option("--allow-train", help="let images count that the model was trained on")
     ] = False,
 ) -> None:
-    """Judge the model by labelled images from elsewhere, converted as split.image in params.yaml says.
+    """Judge the model by labelled images from elsewhere, converted as its own were.
 
     Exits with 1 where some of them cannot be read; the others are judged all the same.
     """
@@ -172,7 +172,7 @@ def evaluate(
 
     params = load_section("evaluate", EvaluateParams)
     check_replaceable(out)
-    fix_arithmetic(params.threads)
+    fix_arithmetic(params.threads, compiles=False)
     judged = judge_images(images, model, out.parent, params, ignore_unknown, allow_train)
     metrics, classes = write_judged(out, judged, params)
     for note in judged.notes:

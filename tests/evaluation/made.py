@@ -10,6 +10,19 @@ from imagepipe.core.files import write_csv
 from imagepipe.core.hashes import hash_bytes
 
 CLASSES = ["cat", "dog", "NA"]
+PARAMS = """
+split:
+  strategy: kfold
+  folds: 5
+  fold: {fold}
+  fractions:
+    train: 0.6
+    val: 0.2
+    test: 0.2
+train:
+  lr: {lr}
+  seed: {seed}
+"""
 
 
 def make_table(right: Sequence[bool], classes: Sequence[str] = CLASSES, **columns: object) -> pd.DataFrame:
@@ -47,3 +60,7 @@ def split_right(both: int, lost: int, won: int, neither: int) -> tuple[list[bool
     """Which images each of two runs has right."""
     first = [True] * (both + lost) + [False] * (won + neither)
     return first, [True] * both + [False] * lost + [True] * won + [False] * neither
+
+
+def write_params(lr: float = 0.1, seed: int = 1, fold: int = 0) -> str:
+    return PARAMS.format(lr=lr, seed=seed, fold=fold)

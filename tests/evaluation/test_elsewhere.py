@@ -14,8 +14,12 @@ from imagepipe.core.hashes import hash_pixels
 from imagepipe.core.manifest import SPLITS, read_manifest
 from imagepipe.evaluation.elsewhere import Judged, check_replaceable, format_classes, judge_images, write_judged
 from imagepipe.evaluation.predictions import read_predictions
+from imagepipe.inference.inputs import Inputs
+from imagepipe.inference.predict import predict_images, softmax
 from imagepipe.models.classifier import build_classifier, save_classifier
 from tests.conftest import ROOT
+from tests.data.made import make_usable
+from tests.inference.made import make_model
 from tests.made import CLASSES, make_dataset, make_model_info
 from tests.report.conftest import PARAMS
 
@@ -105,29 +109,34 @@ def test_an_archive_is_read_without_unpacking(here: Path) -> None:
     assert packed.drop(columns="source").equals(folders.drop(columns="source"))
 
 
-def test_images_are_converted_as_split_image_says(here: Path) -> None:
-    from imagepipe.core.config import load_section
-    from imagepipe.prepare.images import decode_image
-    from imagepipe.prepare.params import SplitParams
+@pytest.mark.parametrize(
+    "conversion", [{}, {"mode": "L", "height": 8, "width": 8, "fit": "pad", "background": 9}], ids=["keep", "pad"]
+)
+def test_images_are_converted_as_predict_converts_them(here: Path, conversion: dict[str, int | str]) -> None:
+    """By what the model file says, whatever stands in params.yaml: the same pixels, so the same probabilities."""
+    make_model(MODEL, **conversion)
+    set_params({"mode: keep": "mode: RGB", "height: 0": "height: 5", "width: 0": "width: 5"})
+    files = make_usable()
+    for name, data in files.items():
+        path = Path("new/cat", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    judged = judge()
+    table = judged.predictions
+    predict_images(MODEL, Inputs([f"new/{name}" for name in table["source"]]), Path("p.csv"), "csv", 3, 500, 1)
+    rows = [line.split(",") for line in Path("p.csv").read_text().splitlines()[1:]]
+    assert [row[0] for row in rows] == [f"new/cat/{name}" for name in sorted(files)]
+    assert [row[1] for row in rows] == table["predicted"].tolist()
+    logits = table[[f"logit:{name}" for name in CLASSES]].astype(np.float32).to_numpy(np.float64)
+    for row, shares in zip(rows, softmax(logits), strict=True):
+        found = dict(zip(row[1::2], map(float, row[2::2]), strict=True))
+        assert [found[name] for name in CLASSES] == pytest.approx(shares, abs=1e-6)
 
-    save(Path("new/cat/a.png"), np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8))
-    set_params({"mode: keep": "mode: L", "height: 0": "height: 8", "width: 0": "width: 8", "fit: resize": "fit: pad"})
-    table = judge().predictions
-    params = load_section("split", SplitParams).image
-    pixels = decode_image(Path("new/cat/a.png").read_bytes(), params).pixels
-    assert table["pixel_sha256"].tolist() == [hash_pixels("L", pixels)]
 
-
-def test_another_size_or_mode_than_the_models_is_refused_with_the_remedy(here: Path) -> None:
-    save_folders()
+def test_what_was_done_to_images_of_another_kind_is_said(here: Path) -> None:
+    save_folders(("cat", "dog", "NA"))
     save(Path("new/cat/large.png"), draw(9, 9, 7))
-    with pytest.raises(InputError) as caught:
-        judge()
-    assert str(caught.value).splitlines() == [
-        "m.safetensors: made for L 8×8 images, but as split.image in params.yaml makes them, these are others (1):",
-        "  cat/large.png: L 7×9",
-        "To convert them, set mode to L, width to 8 and height to 8 in split.image.",
-    ]
+    assert judge().notes == ["1 image: brought to L 8×8, as all were that the model was made from"]
 
 
 def test_a_class_that_the_model_does_not_know_is_refused_or_left_out(here: Path) -> None:
@@ -223,21 +232,6 @@ def change_info(**changes: object) -> None:
     for section, values in changes.items():
         info[section] |= values
     write_json(path, info)
-
-
-def test_a_conversion_that_is_not_the_models_is_said(here: Path) -> None:
-    save_folders()
-    assert "data/manifests/dataset.json is not there: nobody can tell" in judge().notes[-1]
-    make_project(here)
-    from imagepipe.core.config import load_section
-    from imagepipe.prepare.params import SplitParams
-
-    change_info(split={"image": load_section("split", SplitParams).image.model_dump()})
-    assert not [note for note in judge().notes if "convert" in note]
-    set_params({"background: 255": "background: 0"})
-    assert judge().notes[-1] == (
-        "the model's own images were converted otherwise: split.image.background is 0 now and was 255"
-    )
 
 
 def test_classes_have_the_names_that_the_project_gives_them(here: Path) -> None:

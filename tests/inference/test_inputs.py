@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from imagepipe.core.slices import FileSlice
-from imagepipe.inference.inputs import CHUNK_BYTES, Foreign, Inputs, cut_chunks, fits
+from imagepipe.data.conversion import Foreign, cut_chunks
+from imagepipe.inference.inputs import Inputs, fits
 
 
 @pytest.fixture
@@ -143,17 +144,6 @@ def test_folders_may_be_nested_deeper_than_python_calls(tmp_path: Path, monkeypa
 )
 def test_patterns_of_any_depth(path: str, pattern: str, expected: bool) -> None:
     assert fits(path.split("/"), pattern.split("/")) is expected
-
-
-def make_foreign(length: int | None) -> Foreign:
-    return Foreign("x", FileSlice("x", 0, length))
-
-
-def test_chunks_hold_so_many_images_and_so_many_bytes() -> None:
-    small, large, none = make_foreign(1), make_foreign(CHUNK_BYTES), Foreign("x", "is no plain file")
-    assert [len(chunk) for chunk in cut_chunks([small] * 5, 2)] == [2, 2, 1]
-    assert [len(chunk) for chunk in cut_chunks([small, large, small, none, none, make_foreign(None)], 9)] == [1, 1, 4]
-    assert list(cut_chunks([], 9)) == []
 
 
 def test_chunks_are_cut_as_images_come(here: Path) -> None:

@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 
 from imagepipe.core.errors import InputError
-from imagepipe.core.parallel import LocalEngine
+from imagepipe.core.parallel import LocalEngine, Lost
+from imagepipe.data.conversion import bring_batches, read_conversion
 from imagepipe.evaluation.predictions import predict_splits
 from imagepipe.inference import predict as module
-from imagepipe.inference.conversion import read_conversion
 from imagepipe.inference.inputs import Inputs
 from imagepipe.inference.predict import (
     Tally,
-    bring_batches,
     describe_tally,
     predict_images,
     predict_pixels,
@@ -25,7 +24,8 @@ from imagepipe.inference.predict import (
     softmax,
 )
 from imagepipe.models.classifier import save_classifier
-from tests.inference.made import draw_noise, make_model
+from tests.data.made import draw_noise
+from tests.inference.made import make_model
 from tests.made import CLASSES, make_dataset
 
 
@@ -57,24 +57,6 @@ def test_probabilities_are_those_of_the_logits_of_evaluate(tmp_path: Path) -> No
     assert classes == CLASSES
 
 
-@pytest.mark.usefixtures("in_this_process")
-def test_batches_are_full_whatever_the_chunks_and_whatever_is_left_out(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "m")
-    paths: list[str] = []
-    for number in range(9):
-        path = tmp_path / f"{number}.png"
-        Image.new("L", (8, 8), number).save(path)
-        paths.append(str(path))
-    Path(paths[3]).write_bytes(b"no image")
-    reported: list[tuple[str, str]] = []
-    conversion = read_conversion(model.info, "m")
-    found = bring_batches(
-        Inputs(paths), conversion, LocalEngine(1), 3, lambda *said: reported.append(said), Counter[str]()
-    )
-    assert [pixels[:, 0, 0, 0].tolist() for _, pixels in found] == [[0, 1, 2], [4, 5, 6], [7, 8]]
-    assert reported == [(paths[3], "is not an image of a known format: it begins with b'no image'")]
-
-
 class EndlessList:
     """A list of paths that names one grey image again and again, and counts the lines that were read."""
 
@@ -94,7 +76,7 @@ def test_few_images_are_read_ahead_of_the_rows(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m")
     endless = EndlessList(tmp_path / "a.png")
     inputs = Inputs(["-"], endless.repeat())
-    conversion = read_conversion(model.info, "m")
+    conversion = read_conversion(model.info.conversion, model.info.image, "m")
     batches = bring_batches(inputs, conversion, LocalEngine(1), 10, print, Counter[str]())
     rows = predict_rows(model, batches, "csv", 1, Tally(), lambda _: None)
     assert [block.count(b"\n") for block in islice(rows, 5)] == [11, 10, 10, 10, 10]
@@ -104,7 +86,7 @@ def test_few_images_are_read_ahead_of_the_rows(tmp_path: Path) -> None:
 def test_worker_processes_take_few_images_ahead_of_an_endless_list(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m")
     endless = EndlessList(tmp_path / "a.png")
-    conversion = read_conversion(model.info, "m")
+    conversion = read_conversion(model.info.conversion, model.info.image, "m")
     batches = bring_batches(Inputs(["-"], endless.repeat()), conversion, LocalEngine(2), 5, print, Counter[str]())
     assert [len(paths) for paths, _ in islice(batches, 20)] == [5] * 20
     assert endless.read <= 5 * (20 + 2 * 3 + 2)
@@ -159,7 +141,7 @@ def test_an_image_whose_process_was_lost_is_reported(
 ) -> None:
     make_model(tmp_path / "m")
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    lost = module.Lost("took longer than 60 s and was ended")
+    lost = Lost("took longer than 60 s and was ended")
     monkeypatch.setattr(LocalEngine, "map_contained", lambda engine, work, chunks, limits: ((c, lost) for c in chunks))
     out = tmp_path / "out.csv"
     tally, _ = predict_images(tmp_path / "m", Inputs([str(tmp_path / "a.png")]), out, "csv", 1, 5, 1)

@@ -11,6 +11,11 @@ from PIL import Image
 from imagepipe.core.errors import InputError
 from imagepipe.report import plots
 from imagepipe.report.plots import (
+    DPI,
+    GAP,
+    HEAD,
+    SIDE,
+    WIDEST,
     caption_prediction,
     draw_balance,
     draw_confusion,
@@ -65,6 +70,47 @@ def test_a_grid_shows_every_image(tmp_path: Path) -> None:
     draw_grid(images, ["a", "b", "c", "$d_1$"], tmp_path / "grid.png", "four")
     levels = read_picture(tmp_path / "grid.png")[:, :, 0]
     assert all((abs(levels.astype(int) - level) <= 1).sum() > 1000 for level in (40, 90, 140, 190))
+
+
+def measure_levels(path: Path, level: int) -> tuple[int, int]:
+    """How many pixels high and wide the place is where a grey level stands."""
+    rows, columns = np.nonzero(abs(read_picture(path)[:, :, 0].astype(int) - level) <= 1)
+    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+
+
+def test_a_grid_shows_images_of_any_shape_without_distortion(tmp_path: Path) -> None:
+    colour = np.full((30, 30, 3), (200, 10, 10), np.uint8)
+    draw_grid([np.full((60, 20), 90, np.uint8), colour, np.full((8, 16), 140, np.uint8)], [""] * 3, tmp_path / "g.png")
+    side = SIDE * DPI
+    assert measure_levels(tmp_path / "g.png", 90) == pytest.approx((side, side / 3), abs=1.5)
+    assert measure_levels(tmp_path / "g.png", 140) == pytest.approx((side / 2, side), abs=1.5)
+    assert (read_picture(tmp_path / "g.png") == (200, 10, 10)).all(axis=2).sum() == pytest.approx(side**2, rel=0.03)
+
+
+def test_pixels_of_a_small_image_have_hard_edges(tmp_path: Path) -> None:
+    draw_grid([np.array([[0, 255], [255, 0]], np.uint8)], [""], tmp_path / "g.png")
+    assert set(np.unique(read_picture(tmp_path / "g.png")).tolist()) == {0, 255}
+
+
+def test_long_captions_get_wider_columns_and_do_not_meet(tmp_path: Path) -> None:
+    """32 black images without a title: what is dark above the first row are the captions alone."""
+    images, long = [np.zeros((4, 4), np.uint8)] * 32, caption_prediction("golden retriever", "Siamese cat")
+    draw_grid(images, ["a"] * 32, tmp_path / "short.png")
+    draw_grid(images, [long] * 32, tmp_path / "long.png")
+    short, wide = (read_picture(tmp_path / name) for name in ("short.png", "long.png"))
+    assert (len(short) // int((SIDE + HEAD) * DPI), len(wide) // int((SIDE + HEAD) * DPI)) == (4, 6)
+    assert wide.shape[1] <= WIDEST * DPI
+    inked = (wide[: int(HEAD * DPI) - 2, :, 0] < 200).any(axis=0)
+    gaps = np.diff(np.flatnonzero(inked))
+    assert (gaps > 0.8 * GAP * DPI).sum() == 5  # between six captions; the spaces in them are narrower
+    assert not inked[[0, -1]].any()
+
+
+def test_a_grid_has_the_same_bytes_each_time(tmp_path: Path) -> None:
+    images = [np.arange(64, dtype=np.uint8).reshape(8, 8) * 3, np.zeros((5, 9, 3), np.uint8)]
+    for name in ("one.png", "two.png"):
+        draw_grid(images, ["猫", "$x_1$"], tmp_path / name, "two")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
 def test_a_grid_without_images_is_a_picture_all_the_same(tmp_path: Path) -> None:

@@ -4,26 +4,30 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from imagepipe.core.class_counts import find_majority
 from imagepipe.core.config import load_section
-from imagepipe.core.engines import open_engine
 from imagepipe.core.errors import InputError, list_findings, suggest_name
 from imagepipe.core.files import replace_directory, report_write_errors, write_csv, write_json
+from imagepipe.core.hashes import hash_pixels
 from imagepipe.core.manifest import read_dataset_info, read_manifest
+from imagepipe.core.parallel import LocalEngine
+from imagepipe.core.progress import open_progress
 from imagepipe.core.run import RunParams, count_jobs, load_run_params
+from imagepipe.core.slices import FileSlice
+from imagepipe.data.conversion import Conversion, Foreign, bring_batches, read_conversion
 from imagepipe.evaluation.metrics import list_predicted_classes, measure_predictions, summarise
 from imagepipe.evaluation.params import EvaluateParams
-from imagepipe.evaluation.predictions import list_trained, predict_manifest, read_predictions, tabulate_predictions
-from imagepipe.prepare.dataset import make_manifest
-from imagepipe.prepare.index import MODES, Facts
-from imagepipe.prepare.params import ImageParams, SplitParams
-from imagepipe.prepare.store import open_store
+from imagepipe.evaluation.predictions import list_trained, read_predictions, tabulate_predictions
+from imagepipe.prepare.dataset import list_columns
+from imagepipe.prepare.leaks import count_images
 from imagepipe.sources import find_source
 from imagepipe.sources.names import is_litter, name_part
 from imagepipe.sources.params import FetchParams, TableParams
@@ -32,7 +36,7 @@ from imagepipe.sources.table import NONE as NO_COLUMN
 from imagepipe.sources.trees import TABLES
 
 if TYPE_CHECKING:
-    from imagepipe.models.classifier import ModelInfo
+    from imagepipe.models.classifier import Classifier
 
 MANIFESTS = Path("data/manifests")
 WRITTEN = ("metrics.json", "per_class.csv", "predictions.csv")
@@ -56,43 +60,84 @@ class Judged:
 def judge_images(
     place: Path, model_path: Path, scratch: Path, params: EvaluateParams, ignore_unknown: bool, allow_train: bool
 ) -> Judged:
-    """[torch] Predict every image of class folders, an archive of such, or a table; PNGs wait in a folder in `scratch`.
+    """[torch] Predict every image of class folders, an archive of such, or a table, converted as the model's own were.
 
-    They are converted as `split.image` in params.yaml says. Raises InputError where a class is not the model's (unless
-    `ignore_unknown`), none of the images can be used, their mode or size is not the model's, or some are those that it
-    was trained on (unless `allow_train`).
+    What has to be unpacked waits in a folder in `scratch`. Raises InputError where a class is not the model's (unless
+    `ignore_unknown`), none of the images can be used, or some are those that it was trained on (unless `allow_train`).
     """
     from imagepipe.models.classifier import load_classifier
 
-    split, run = load_section("split", SplitParams), load_run_params()
-    model = load_classifier(model_path)
+    run, model = load_run_params(), load_classifier(model_path)
+    conversion = read_conversion(model.info.conversion, model.info.image, str(model_path))
     with report_write_errors(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(prefix=".evaluate.", suffix=".part", dir=scratch)
-    with made as folder, open_engine(run) as engine:
-        raw_dir, images_dir = Path(folder) / "raw", Path(folder) / "images"
-        raw_dir.mkdir()
-        records, notes = read_labelled(place, raw_dir, run)
+    with made as raw_dir:
+        records, notes = read_labelled(place, Path(raw_dir), run)
         known, ignored = bind_classes(records, model.info.classes, place, ignore_unknown)
-        with open_store(images_dir, split.image, engine, shards=False) as store:
-            verdict = store.examine(known)
-            sources = {record.key: record.source for record in known}
-            unreadable = sorted(f"{sources[key]}: {reason}" for key, reason in verdict.rejected.items())
-            usable = sorted((record for record in known if record.key in verdict.facts), key=lambda record: record.key)
-            if not usable:
-                raise InputError(list_findings(f"{place}: none of the images can be used", unreadable))
-            check_sizes(usable, verdict.facts, model.info, model_path)
-            paths = [f"{record.key}.png" for record in usable]
-            _, places = store.place(usable, paths)
-        rows = verdict.facts.take_rows([record.key for record in usable])
-        splits = {record.key: "test" for record in usable}
-        manifest = make_manifest(usable, splits, model.info.classes, rows, paths, places)
-        notes += [*describe_conversion(split.image, model.info), *describe_absent(manifest, model.info.classes)]
-        if not allow_train:
-            check_trained(manifest, model_path)
-        logits = predict_manifest(model, manifest, place, images_dir, params.batch_size, count_jobs(run), None)
-        predictions = tabulate_predictions(manifest, logits, model.info.classes)
+        found = predict_records(model, known, conversion, LocalEngine(count_jobs(run)), params.batch_size)
+    unreadable = sorted(f"{record.source}: {reason}" for record, reason in found.unusable)
+    if not found.records:
+        raise InputError(list_findings(f"{place}: none of the images can be used", unreadable))
+    manifest = make_test_manifest(found.records, found.hashes, model.info.classes)
+    if not allow_train:
+        check_trained(manifest, model_path)
+    notes += [f"{count_images(count)}: {remark}" for remark, count in sorted(found.remarks.items())]
+    notes += describe_absent(manifest, model.info.classes)
+    predictions = tabulate_predictions(manifest, np.concatenate(found.logits), model.info.classes)
     return Judged(predictions, unreadable, ignored, notes)
+
+
+@dataclass(slots=True, eq=False)
+class Predicted:
+    """Of the records that can be used, in order: `hashes` of their pixels, and `logits` (B, classes) batch by batch."""
+
+    records: list[Record] = field(default_factory=list[Record])
+    hashes: list[str] = field(default_factory=list[str])
+    logits: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
+    unusable: list[tuple[Record, str]] = field(default_factory=list[tuple[Record, str]])
+    remarks: Counter[str] = field(default_factory=Counter[str])
+
+
+def predict_records(
+    model: "Classifier", records: Sequence[Record], conversion: Conversion, engine: LocalEngine, batch_size: int
+) -> Predicted:
+    """[torch] What the model says of the images of records, which are files, in the order of their keys."""
+    import torch
+
+    from imagepipe.data.dataset import to_channels_first
+
+    record_of = {record.key: record for record in sorted(records, key=lambda record: record.key)}
+    images = [Foreign(key, cast("FileSlice", record.image)) for key, record in record_of.items()]
+    found = Predicted()
+
+    def report(key: str, reason: str) -> None:
+        found.unusable.append((record_of[key], reason))
+
+    with open_progress("evaluate", len(images)) as advance, torch.inference_mode():
+        for keys, pixels in bring_batches(images, conversion, engine, batch_size, report, found.remarks):
+            found.records += [record_of[key] for key in keys]
+            found.hashes += [hash_pixels(conversion.image.mode, image) for image in pixels]
+            found.logits.append(model(to_channels_first(pixels)).numpy())
+            advance(len(keys))
+    return found
+
+
+def make_test_manifest(records: Sequence[Record], hashes: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+    """The columns of a test manifest (see core/manifest.py) that predictions are tabulated by."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    return pd.DataFrame(
+        {
+            "path": [f"{record.key}.png" for record in records],
+            "label": [label_of[record.class_name] for record in records],
+            "class": [record.class_name for record in records],
+            "split": "test",
+            "group": [record.group for record in records],
+            "pixel_sha256": hashes,
+            "source": [record.source for record in records],
+            **list_columns(records),
+        }
+    )
 
 
 def read_labelled(place: Path, raw_dir: Path, run: RunParams) -> tuple[list[Record], list[str]]:
@@ -175,47 +220,6 @@ def bind_classes(
             )
         )
     return kept, unknown
-
-
-def check_sizes(records: Sequence[Record], facts: Facts, model: "ModelInfo", model_path: Path) -> None:
-    """Raise InputError where images, as split.image makes them, have not the mode and size that the model expects."""
-    rows = facts.take_rows([record.key for record in records])
-    kinds = zip(rows["mode"].tolist(), rows["width"].tolist(), rows["height"].tolist(), strict=True)
-    wanted = (MODES.index(model.image.mode), model.image.width, model.image.height)
-    other = [
-        f"{record.source}: {MODES[kind[0]]} {kind[1]}×{kind[2]}"
-        for record, kind in zip(records, kinds, strict=True)
-        if kind != wanted
-    ]
-    if other:
-        image = model.image
-        raise InputError(
-            list_findings(
-                f"{model_path}: made for {image.mode} {image.width}×{image.height} images, but as split.image in "
-                "params.yaml makes them, these are others",
-                other,
-                f"To convert them, set mode to {image.mode}, width to {image.width} and height to {image.height} in "
-                "split.image.",
-            )
-        )
-
-
-def describe_conversion(image: ImageParams, model: "ModelInfo") -> list[str]:
-    """A note where `split.image` in params.yaml is not what the images of the model's data were converted by."""
-    path = MANIFESTS / "dataset.json"
-    if not path.is_file():
-        return [f"{path} is not there: nobody can tell whether the model's own images were converted alike"]
-    info = read_dataset_info(path)
-    made = info.split.get("image")
-    if info.classes != model.classes or info.image != model.image or not isinstance(made, dict):
-        return [f"{path} is not that of the model: nobody can tell whether its own images were converted alike"]
-    now = image.model_dump()
-    changed = [
-        f"split.image.{name} is {now[name]!r} now and was {made.get(name)!r}"
-        for name in now
-        if now[name] != made.get(name)
-    ]
-    return [f"the model's own images were converted otherwise: {', '.join(changed)}"] if changed else []
 
 
 def describe_absent(manifest: pd.DataFrame, classes: Sequence[str]) -> list[str]:

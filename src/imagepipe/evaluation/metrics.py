@@ -143,10 +143,14 @@ def measure_counted(counts: Counts, losses: Array, squares: Array, weights: Arra
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is said of one split: `scores` by metric, and one row a class (see `measure_split`)."""
+    """What is said of one split: `scores` by metric, and one row a class (see `measure_split`).
+
+    `reliability` are the tables of `tabulate_calibration`, of the probabilities as they are and scaled.
+    """
 
     scores: dict[str, Interval]
     classes: pd.DataFrame
+    reliability: tuple[pd.DataFrame, pd.DataFrame]
 
 
 def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence: float, resamples: int) -> Measured:
@@ -185,8 +189,13 @@ def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence
         scores["accuracy"] = measure_proportion(int(counts.right.sum()), len(rows), confidence)
     classes = tabulate_classes(outcomes, counts, np.array(class_draws), probabilities, confidence)
     scores |= measure_ranks(outcomes, classes, top_k, confidence)
-    scores |= measure_probabilities(outcomes, probabilities, temperature)
-    return Measured(scores, classes)
+    scaled = find_log_probabilities(outcomes.logits, temperature)
+    tables = (
+        tabulate_calibration(probabilities, outcomes.labels),
+        tabulate_calibration(np.exp(scaled), outcomes.labels),
+    )
+    scores |= measure_probabilities(outcomes.labels, scaled, tables)
+    return Measured(scores, classes, tables)
 
 
 def find_squares(probabilities: Array, labels: NDArray[np.int64]) -> Array:
@@ -209,15 +218,19 @@ def measure_ranks(outcomes: Outcomes, classes: pd.DataFrame, top_k: int, confide
     return scores
 
 
-def measure_probabilities(outcomes: Outcomes, probabilities: Array, temperature: float) -> dict[str, Interval]:
-    """How well the probabilities are calibrated, as they are and scaled by `temperature`."""
-    logarithms = find_log_probabilities(outcomes.logits, temperature)
-    scaled = np.exp(logarithms)
+def measure_probabilities(
+    labels: NDArray[np.int64], scaled: Array, tables: tuple[pd.DataFrame, pd.DataFrame]
+) -> dict[str, Interval]:
+    """How well the probabilities are calibrated, as they are and scaled.
+
+    `scaled` (N, classes) are logarithms of the scaled ones, and `tables` the reliability tables of both.
+    """
+    before, after = map(find_calibration_error, tables)
     return {
-        "calibration_error": state(find_calibration_error(tabulate_calibration(probabilities, outcomes.labels))),
-        "calibration_error_scaled": state(find_calibration_error(tabulate_calibration(scaled, outcomes.labels))),
-        "log_loss_scaled": state(find_log_loss(logarithms, outcomes.labels)),
-        "brier_scaled": state(float(find_squares(scaled, outcomes.labels).mean())),
+        "calibration_error": state(before),
+        "calibration_error_scaled": state(after),
+        "log_loss_scaled": state(find_log_loss(scaled, labels)),
+        "brier_scaled": state(float(find_squares(np.exp(scaled), labels).mean())),
     }
 
 

@@ -15,6 +15,8 @@ from imagepipe.evaluation.predictions import parse_predictions, read_predictions
 PREDICTIONS = Path("reports/evaluate/predictions.csv")
 NEEDED = ("split", "key", "path", "pixel_sha256", "class", "predicted", "loss")
 WORKSPACE = "workspace"
+SEED, FOLD = "train.seed", "split.fold"
+ABSENT = "(absent)"  # in place of a param that one of two runs lacks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +33,15 @@ class Run:
     classes: list[str]
     params: Mapping[str, Any] | None
     folder: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParamChange:
+    """A value of params.yaml that differs."""
+
+    name: str
+    base: str
+    other: str
 
 
 def read_run(name: str) -> Run:
@@ -136,3 +147,14 @@ def list_leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, A
             yield from list_leaves(cast("Mapping[str, Any]", value), f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def list_changes(base: Run, other: Run) -> list[ParamChange]:
+    """The params that differ, in the order of the first run's file; none where one run has no params.yaml."""
+    if base.params is None or other.params is None:
+        return []
+    names = dict.fromkeys([*base.params, *other.params])
+    pairs = [(name, base.params.get(name, ABSENT), other.params.get(name, ABSENT)) for name in names]
+    return [
+        ParamChange(name, str(old), str(new)) for name, old, new in pairs if old != new or type(old) is not type(new)
+    ]

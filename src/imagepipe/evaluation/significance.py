@@ -3,12 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, t
 
 from imagepipe.evaluation.intervals import Interval, measure_proportion, resample, take_percentiles
+
+Verdict = Literal["better", "worse", "no evidence"]
 
 RESAMPLES = 2000  # of the bootstrap over groups
 
@@ -141,3 +144,33 @@ def divide_by_error(value: float, error: float, freedom: float, confidence: floa
     """The difference with interval and two-sided p of Student's t, from its standard error and degrees of freedom."""
     reach = error * float(t.ppf((1 + confidence) / 2, freedom))
     return MeanDifference(value, value - reach, value + reach, 2 * float(t.sf(abs(value) / error, freedom)))
+
+
+def judge(difference: float, p: float | None, confidence: float) -> Verdict:
+    """The verdict on a difference; without p there is no evidence."""
+    if p is None or p >= 1 - confidence:
+        return "no evidence"
+    return "better" if difference > 0 else "worse"
+
+
+def describe_difference(
+    names: tuple[str, str],
+    value: float,
+    bounds: tuple[float, float],
+    p: float,
+    verdict: Verdict,
+    confidence: float,
+    comparisons: int,
+) -> str:
+    """`B is better than A by 1.20 points (95 % interval 0.40 to 2.00), p = 0.004.`; accuracies are in [0, 1]."""
+    base, other = names
+    chance = f"p {'< 0.0001' if p < 0.0001 else f'= {p:.3g}'}"
+    if comparisons > 1:
+        chance += f" (corrected for {comparisons} comparisons)"
+    if verdict == "no evidence":
+        low, high = bounds
+        reach = f"{100 * confidence:g} % interval {100 * low:+.2f} to {100 * high:+.2f}"
+        return f"no evidence of a difference between {base} and {other}: {100 * value:+.2f} points ({reach}), {chance}."
+    low, high = sorted(bounds if verdict == "better" else (-bounds[0], -bounds[1]))
+    reach = f"{100 * confidence:g} % interval {100 * low:.2f} to {100 * high:.2f}"
+    return f"{other} is {verdict} than {base} by {100 * abs(value):.2f} points ({reach}), {chance}."

@@ -15,20 +15,13 @@ from typing import NamedTuple
 
 from imagepipe.core.errors import list_findings
 from imagepipe.core.slices import FileSlice
+from imagepipe.data.conversion import Foreign
 from imagepipe.prepare.index import INDEX, SEAL
 from imagepipe.sources.names import describe_litter, is_litter, show_name
 from imagepipe.sources.trees import slice_file
 
 LIST = "-"  # the argument that stands for a list of paths on standard input
 ANY_DEPTH = "**"
-CHUNK_BYTES = 16 * 2**20  # of files: few seconds of decoding, so that a worker is not ended for honest work
-
-
-class Foreign(NamedTuple):
-    """An image of the user's: the path by which it was named or found, and its file, or why there is none to read."""
-
-    path: str
-    file: FileSlice | str
 
 
 @dataclass(slots=True)
@@ -165,18 +158,3 @@ def fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     if pattern[0] == ANY_DEPTH:
         return not pattern[1:] or any(fits(parts[depth:], pattern[1:]) for depth in range(len(parts) + 1))
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
-
-
-def cut_chunks(found: Iterable[Foreign], most: int) -> Iterator[list[Foreign]]:
-    """The images in chunks of at most `most` and, but for a single one, CHUNK_BYTES of files."""
-    chunk: list[Foreign] = []
-    size = 0
-    for one in found:
-        length = 0 if isinstance(one.file, str) else one.file.length or 0
-        if chunk and (len(chunk) == most or size + length > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(one)
-        size += length
-    if chunk:
-        yield chunk

@@ -1,7 +1,6 @@
 """`imagepipe predict`: the classes of images that no manifest names, as many as there are, in the order of the inputs.
 
-Worker processes read and convert chunks of images, and this one predicts batches of them; of both few are in memory at
-a time.
+Worker processes read and convert images, and this one predicts batches of them; of both few are in memory at a time.
 """
 
 import os
@@ -21,21 +20,17 @@ from numpy.typing import NDArray
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import write_blocks
-from imagepipe.core.parallel import LocalEngine, Lost, start_fork_server
+from imagepipe.core.parallel import LocalEngine, start_fork_server
 from imagepipe.core.progress import open_count
-from imagepipe.inference.conversion import Conversion, convert_files, read_conversion
-from imagepipe.inference.inputs import Inputs, cut_chunks
+from imagepipe.data.conversion import bring_batches, read_conversion
+from imagepipe.inference.inputs import Inputs
 from imagepipe.inference.rows import Format, format_header, format_rows
-from imagepipe.prepare.store import limit_decoding
 from imagepipe.sources.names import show_name
 
 if TYPE_CHECKING:
     from imagepipe.models.classifier import Classifier
 
-CHUNK = 500  # images that a worker converts at once, at most
-CHUNK_PIXELS = 8 * 2**20  # bytes of converted pixels: bounds what workers and the pipes between hold
-
-Report = Callable[[str, str], None]
+Batch = tuple[list[str], NDArray[np.uint8]]  # paths, and pixels (B, H, W, C)
 
 
 @dataclass(slots=True)
@@ -69,7 +64,7 @@ def predict_images(
 
     model = load_classifier(model_path)
     classes = model.info.classes
-    conversion = read_conversion(model.info, str(model_path))
+    conversion = read_conversion(model.info.conversion, model.info.image, str(model_path))
     if top > len(classes):
         raise InputError(f"--top: {top}, but {model_path} has {len(classes)} classes.")
     if out is not None:
@@ -78,7 +73,7 @@ def predict_images(
     engine = LocalEngine(jobs or joblib.cpu_count())
     with open_count("predict", shown=out is not None or not sys.stdout.isatty()) as advance:
         batches = bring_batches(inputs, conversion, engine, batch_size, partial(report_unusable, tally), tally.remarks)
-        rows = predict_rows(model, batches, kind, top, tally, advance)
+        rows = predict_rows(model, expect_files(inputs, batches), kind, top, tally, advance)
         if out is None:
             tally.cut_off = not write_to_stdout(rows)
         else:
@@ -98,45 +93,16 @@ def report_unusable(tally: Tally, path: str, reason: str) -> None:
     print(f"{show_name(path)}: {reason}", file=sys.stderr)
 
 
-def bring_batches(
-    inputs: Inputs,
-    conversion: Conversion,
-    engine: LocalEngine,
-    batch_size: int,
-    report: Report,
-    remarks: Counter[str],
-) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
-    """The paths and the pixels (B, H, W, C) uint8 of the images that can be used, in batches of `batch_size`.
-
-    Raises InputError where the inputs name no file at all.
-    """
-    most = max(1, min(CHUNK, batch_size, CHUNK_PIXELS // int(np.prod(conversion.shape))))
-    convert = partial(convert_files, conversion=conversion)
-    found = engine.map_contained(convert, cut_chunks(inputs, most), limit_decoding(conversion.params))
-    paths: list[str] = []
-    images: list[NDArray[np.uint8]] = []
-    for chunk, converted in found:
-        if isinstance(converted, Lost):
-            report(chunk[0].path, converted.reason)
-            continue
-        for place, reason in converted.reasons.items():
-            report(chunk[place].path, reason)
-        remarks.update(converted.remarks)
-        paths += [image.path for place, image in enumerate(chunk) if place not in converted.reasons]
-        images.append(converted.pixels)
-        if len(paths) >= batch_size:
-            pixels = np.concatenate(images)
-            yield paths[:batch_size], pixels[:batch_size]
-            paths, images = paths[batch_size:], [pixels[batch_size:]]
+def expect_files(inputs: Inputs, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of the inputs; raises InputError after the last where the inputs name no file at all."""
+    yield from batches
     if not inputs.files:
         raise InputError("none of the paths names a file, so there is nothing to predict.")
-    if paths:
-        yield paths, np.concatenate(images)
 
 
 def predict_rows(
     model: "Classifier",
-    batches: Iterator[tuple[list[str], NDArray[np.uint8]]],
+    batches: Iterator[Batch],
     kind: Format,
     top: int,
     tally: Tally,

@@ -191,9 +191,13 @@ def make_manifest(
     }
     if places.offsets.any():
         columns |= {"shard": places.files, "offset": places.offsets, "length": rows["length"]}
-    for name in dict.fromkeys(name for record in records for name in record.columns):
-        columns[f"{USER}{name}"] = [record.columns.get(name, "") for record in records]
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns | list_columns(records))
+
+
+def list_columns(records: Sequence[Record]) -> dict[str, list[str]]:
+    """The further columns of the user's own table, as a manifest has them; '' where a record lacks one."""
+    names = dict.fromkeys(name for record in records for name in record.columns)
+    return {f"{USER}{name}": [record.columns.get(name, "") for record in records] for name in names}
 
 
 def describe_dataset(

@@ -12,7 +12,9 @@ from imagepipe.core.hashes import hash_pixels
 from imagepipe.core.manifest import SPLITS, read_manifest
 from imagepipe.core.slices import ImageFiles, list_image_files
 from imagepipe.data.images import MODES, make_image, read_pixels
-from imagepipe.evaluation.compare import ChangedImage, Comparison, Pair, ParamChange
+from imagepipe.evaluation.compare import Comparison
+from imagepipe.evaluation.pairs import ChangedImage, Pair
+from imagepipe.evaluation.runs import ParamChange
 from imagepipe.report.galleries import encode_picture
 from imagepipe.report.page import format_percent, render
 from imagepipe.report.plots import shorten

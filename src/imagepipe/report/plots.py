@@ -12,6 +12,8 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
@@ -22,6 +24,11 @@ from imagepipe.core.files import write_bytes
 # lightness; train is always dark blue, val orange, test sky blue.
 COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#56B4E9"}
 DPI = 110
+SIDE = 1.27  # inches of the longer side of a picture in a grid
+HEAD = 0.28  # inches above each for its caption
+GAP = 0.08  # inches between neighbours
+WIDEST = 10.8  # inches of a grid
+CAPTION = 8  # points
 MOST_LABELLED = 25  # classes up to which a confusion matrix shows its numbers
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -242,18 +249,45 @@ def draw_ranking(table: pd.DataFrame, roc_auc: float, average_precision: float, 
 
 
 def draw_grid(images: Sequence[Any], captions: Sequence[str], path: Path, title: str = "") -> None:
-    """A captioned grid of images, each as `to_picture` takes it; without images, a line that says so."""
-    columns = min(8, max(1, int(np.ceil(np.sqrt(len(images) * 1.6)))))
+    """A captioned grid of images, each as `to_picture` takes it; without images, a line that says so.
+
+    Columns are as wide as the longest caption needs, and as many as WIDEST allows.
+    """
+    cell_width, cell_height = max(SIDE, measure_text(captions, CAPTION)) + GAP, SIDE + HEAD
+    columns = max(1, min(int(WIDEST / cell_width), int(np.ceil(np.sqrt(len(images) * 1.6)))))
     rows = max(1, -(-len(images) // columns))
-    with new_figure(path, 1.35 * max(columns, 4), 1.55 * rows + (0.4 if title else 0)) as figure:
-        if title:
-            figure.suptitle(title, fontsize=10)
+    width, top = max(columns * cell_width, WIDEST / 2), rows * cell_height + GAP / 2
+    height = top + (0.2 if title else 0.0)
+    with new_figure(path, width, height) as figure:
+        # One axes for all, in inches: one for each image takes seven times as long for 32 of them.
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, width), ylim=(0, height))
+        axes.axis("off")
+        axes.text(width / 2, height - 0.05, title, fontsize=10, ha="center", va="top")
         for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
-            axes = figure.add_subplot(rows, columns, index + 1)
-            picture = to_picture(image)
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_title(caption, fontsize=8, fontweight="normal")
-            axes.axis("off")
+            row, column = divmod(index, columns)
+            x = width / 2 + (column + 0.5 - columns / 2) * cell_width
+            y = top - (row + 1) * cell_height + SIDE / 2
+            above = place_picture(axes, to_picture(image), x, y)
+            axes.text(x, above + 0.06, caption, fontsize=CAPTION, ha="center")
+
+
+def place_picture(axes: Axes, picture: NDArray[np.uint8], x: float, y: float) -> float:
+    """Draw pixels (H, W) or (H, W, C) around a place, the longer side SIDE; gives where the upper edge is."""
+    rows, columns = picture.shape[:2]
+    across, up = (SIDE / 2 * side / max(rows, columns) for side in (columns, rows))
+    coloured = picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)  # no colour map to apply
+    axes.imshow(coloured, extent=(x - across, x + across, y - up, y + up), aspect="auto", interpolation="nearest")
+    return y + up
+
+
+def measure_text(texts: Sequence[str], size: float) -> float:
+    """How many inches wide the longest of some lines is, at a font size in points."""
+    font = FontProperties(size=size)
+    with ignore_missing_glyphs():
+        widths = [text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] for text in set(texts)]
+    return max(widths, default=0.0) / 72
 
 
 def to_picture(image: Any) -> NDArray[np.uint8]:

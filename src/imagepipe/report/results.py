@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from imagepipe.core.class_counts import find_majority
 from imagepipe.core.files import replace_directory, write_csv, write_json
 from imagepipe.core.tables import read_text_table
-from imagepipe.evaluation.calibration import find_log_probabilities, tabulate_calibration
 from imagepipe.evaluation.metrics import (
     count_confusions,
     measure_predictions,
@@ -66,10 +64,9 @@ def write_figures(predictions: pd.DataFrame, baseline: float, params: EvaluatePa
     confusion = test.loc[:, ["class", "predicted"]].set_axis(["actual", "predicted"], axis=1)
     write_csv(folder / "confusion.csv", confusion)
     draw_confusion(count_confusions(test), outcomes.classes, folder / "confusion.png")
-    reliability = {
-        name: tabulate_calibration(np.exp(find_log_probabilities(outcomes.logits, scale)), outcomes.labels)
-        for name, scale in (("as the model says", 1.0), ("scaled", temperature))
-    }
+    reliability: dict[str, pd.DataFrame] = dict(
+        zip(("as the model says", "scaled"), measured["test"].reliability, strict=True)
+    )
     write_csv(folder / "calibration.csv", stack_tables(reliability))
     errors = (scores["calibration_error"].value, scores["calibration_error_scaled"].value)
     titles = [f"{name}: {100 * error:.2f} points off" for name, error in zip(reliability, errors, strict=True)]

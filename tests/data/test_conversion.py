@@ -10,15 +10,24 @@ from imagepipe.core.errors import InputError
 from imagepipe.core.manifest import ImageInfo, read_split
 from imagepipe.core.parallel import LocalEngine
 from imagepipe.core.slices import FileSlice
+from imagepipe.data import conversion as module
+from imagepipe.data.conversion import (
+    CHUNK_BYTES,
+    Conversion,
+    Converted,
+    Foreign,
+    bring_batches,
+    convert_files,
+    cut_chunks,
+    inflate_plain,
+    read_conversion,
+)
 from imagepipe.data.dataset import ManifestDataset
-from imagepipe.inference import conversion as module
-from imagepipe.inference.conversion import Conversion, Converted, convert_files, inflate_plain, read_conversion
-from imagepipe.inference.inputs import Foreign, Inputs
 from imagepipe.prepare.dataset import prepare_dataset
 from imagepipe.prepare.params import ImageParams, SplitParams
 from imagepipe.sources.records import Record, SourceInfo
-from tests.inference.made import draw_noise, encode, make_unusable, make_usable
-from tests.made import ROOT, make_conversion, make_model_info
+from tests.data.made import draw_noise, encode, make_unusable, make_usable
+from tests.made import ROOT, make_conversion
 
 GREY = ImageInfo(mode="L", width=8, height=8)
 
@@ -30,7 +39,7 @@ def make(image: ImageInfo = GREY, **changes: int | str) -> Conversion:
 def write(folder: Path, files: dict[str, bytes]) -> list[Foreign]:
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    return list(Inputs([str(folder / name) for name in files]))
+    return [Foreign(name, FileSlice(str(folder / name), 0, len(data))) for name, data in files.items()]
 
 
 def split(files: dict[str, bytes], folder: Path, **changes: int | str) -> dict[str, np.ndarray]:
@@ -137,16 +146,46 @@ def test_only_what_is_plain_is_inflated_here(tmp_path: Path) -> None:
 
 
 def test_the_model_file_says_what_split_did() -> None:
-    info = make_model_info().model_copy(update={"conversion": make_conversion(fit="crop", max_pixels=99)})
-    assert read_conversion(info, "m").params == ImageParams.model_validate(make_conversion(fit="crop", max_pixels=99))
-    assert read_conversion(info, "m").image == GREY
+    found = read_conversion(make_conversion(fit="crop", max_pixels=99), GREY, "m")
+    assert found == make(fit="crop", max_pixels=99)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"), [({"fit": "fold"}, "split.image.fit: "), ({"colour": 1}, "split.image.colour: ")]
 )
 def test_a_conversion_that_is_not_understood_is_refused(changes: dict[str, int | str], named: str) -> None:
-    info = make_model_info().model_copy(update={"conversion": make_conversion(**changes)})
     expected = f"^m: how its images were converted cannot be read: {named}.*; train it again\\.$"
     with pytest.raises(InputError, match=expected):
-        read_conversion(info, "m")
+        read_conversion(make_conversion(**changes), GREY, "m")
+
+
+def make_foreign(length: int | None) -> Foreign:
+    return Foreign("x", FileSlice("x", 0, length))
+
+
+def test_chunks_hold_so_many_images_and_so_many_bytes() -> None:
+    small, large, none = make_foreign(1), make_foreign(CHUNK_BYTES), Foreign("x", "is no plain file")
+    assert [len(chunk) for chunk in cut_chunks([small] * 5, 2)] == [2, 2, 1]
+    assert [len(chunk) for chunk in cut_chunks([small, large, small, none, none, make_foreign(None)], 9)] == [1, 1, 4]
+    assert list(cut_chunks([], 9)) == []
+
+
+def test_batches_are_full_whatever_the_chunks_and_whatever_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        LocalEngine, "map_contained", lambda engine, work, chunks, limits: ((c, work(c)) for c in chunks)
+    )
+    files = {f"{number}.png": encode(Image.new("L", (8, 8), number), "PNG") for number in range(9)}
+    images = write(tmp_path, files | {"3.png": b"no image"})
+    reported: list[tuple[str, str]] = []
+    found = bring_batches(
+        images, make(), LocalEngine(1), 3, lambda *said: reported.append(said), remarks := Counter[str]()
+    )
+    assert [(names, pixels[:, 0, 0, 0].tolist()) for names, pixels in found] == [
+        (["0.png", "1.png", "2.png"], [0, 1, 2]),
+        (["4.png", "5.png", "6.png"], [4, 5, 6]),
+        (["7.png", "8.png"], [7, 8]),
+    ]
+    assert reported == [("3.png", "is not an image of a known format: it begins with b'no image'")]
+    assert remarks == Counter()

@@ -1,13 +1,15 @@
-"""An image of the user's brought to what the model was trained on, by the code that split has for its own.
+"""Images of the user's that are in no manifest, brought to what a model was trained on by the code that split has.
 
-Workers import this module, and each starts anew: what is heavy does not belong here.
+Worker processes read and convert chunks of them, of which few are in memory at a time. Workers import this module, and
+each starts anew: what is heavy does not belong here.
 """
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +17,26 @@ from pydantic import ValidationError
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.manifest import ImageInfo
+from imagepipe.core.parallel import LocalEngine, Lost
+from imagepipe.core.slices import FileSlice
 from imagepipe.data.png import END, HEAD, TAIL, inflate_png, unfilter_rows
-from imagepipe.inference.inputs import Foreign
 from imagepipe.prepare.examination import NO_MEMORY, read_slice
 from imagepipe.prepare.images import UnusableImage, convert_array, decode_image
 from imagepipe.prepare.params import ImageParams
+from imagepipe.prepare.store import limit_decoding
 
-if TYPE_CHECKING:
-    from imagepipe.models.classifier import ModelInfo
+CHUNK = 500  # images that a worker converts at once, at most
+CHUNK_BYTES = 16 * 2**20  # of files: few seconds of decoding, so that a worker is not ended for honest work
+CHUNK_PIXELS = 8 * 2**20  # bytes of converted pixels: bounds what workers and the pipes between hold
+
+Report = Callable[[str, str], None]
+
+
+class Foreign(NamedTuple):
+    """An image of the user's: the path by which it was named or found, and its file, or why there is none to read."""
+
+    path: str
+    file: FileSlice | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +71,65 @@ class Converted:
     remarks: Counter[str]
 
 
-def read_conversion(info: "ModelInfo", model_path: str) -> Conversion:
-    """What the model file says of it; raises InputError where this version does not understand it."""
+def read_conversion(described: Mapping[str, int | str], image: ImageInfo, model_path: str) -> Conversion:
+    """What a model file says of it (`ModelInfo`); raises InputError where this version does not understand it."""
     try:
-        return Conversion(ImageParams.model_validate(info.conversion), info.image)
+        return Conversion(ImageParams.model_validate(described), image)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("split.image", *first["loc"])))
         raise InputError(
             f"{model_path}: how its images were converted cannot be read: {where}: {first['msg']}; train it again."
         ) from error
+
+
+def bring_batches(
+    images: Iterable[Foreign],
+    conversion: Conversion,
+    engine: LocalEngine,
+    batch_size: int,
+    report: Report,
+    remarks: Counter[str],
+) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
+    """The paths and the pixels (B, H, W, C) uint8 of the images that can be used, in batches of `batch_size`.
+
+    Of the others, `report` gets the path and the reason; what is remarkable is counted in `remarks`.
+    """
+    most = max(1, min(CHUNK, batch_size, CHUNK_PIXELS // int(np.prod(conversion.shape))))
+    convert = partial(convert_files, conversion=conversion)
+    found = engine.map_contained(convert, cut_chunks(images, most), limit_decoding(conversion.params))
+    paths: list[str] = []
+    parts: list[NDArray[np.uint8]] = []
+    for chunk, converted in found:
+        if isinstance(converted, Lost):
+            report(chunk[0].path, converted.reason)
+            continue
+        for place, reason in converted.reasons.items():
+            report(chunk[place].path, reason)
+        remarks.update(converted.remarks)
+        paths += [image.path for place, image in enumerate(chunk) if place not in converted.reasons]
+        parts.append(converted.pixels)
+        if len(paths) >= batch_size:
+            pixels = np.concatenate(parts)
+            yield paths[:batch_size], pixels[:batch_size]
+            paths, parts = paths[batch_size:], [pixels[batch_size:]]
+    if paths:
+        yield paths, np.concatenate(parts)
+
+
+def cut_chunks(found: Iterable[Foreign], most: int) -> Iterator[list[Foreign]]:
+    """The images in chunks of at most `most` and, but for a single one, CHUNK_BYTES of files."""
+    chunk: list[Foreign] = []
+    size = 0
+    for one in found:
+        length = 0 if isinstance(one.file, str) else one.file.length or 0
+        if chunk and (len(chunk) == most or size + length > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(one)
+        size += length
+    if chunk:
+        yield chunk
 
 
 def convert_files(images: Sequence[Foreign], conversion: Conversion) -> Converted:
