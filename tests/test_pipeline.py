@@ -41,21 +41,6 @@ def test_the_data_half_has_the_committed_hashes(project: Path, root: Path) -> No
     assert {path: committed[path] for path in data_half} == {path: found[path] for path in data_half}
 
 
-def test_the_committed_lock_is_the_lock_of_this_code(
-    tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
-) -> None:
-    status = json.loads(run_in(copy_project(tmp_path), "dvc", "status", "--json").stdout)
-    changes = [change for stage in status.values() for change in stage if isinstance(change, dict)]
-    states = {
-        (path, state)
-        for change in changes
-        for kind in ("changed deps", "changed outs")
-        for path, state in change.get(kind, {}).items()
-    }
-    assert {(path, state) for path, state in states if state not in ("deleted", "not in cache")} == set()
-    assert not [stage for stage in status.values() for change in stage if change == "changed command"]
-
-
 def test_a_second_run_does_nothing_and_says_so(project: Path, run_in: Run) -> None:
     done = run_in(project, "dvc", "repro")
     assert "Data and pipelines are up to date." in done.stdout

@@ -24,6 +24,7 @@ WAY = (
     "evaluation",
     "report",
     "inference",
+    "proof",
     "recipes",
     "cli",
 )

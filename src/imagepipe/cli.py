@@ -239,6 +239,41 @@ def export(
 
 
 @app.command()
+def fsck(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say it: move no corrupt object away")] = False,
+) -> None:
+    """Rehash DVC's cache and the outputs in the workspace, and say what is corrupt, missing or edited, and what helps.
+
+    Corrupt objects are moved out of the cache, since DVC would believe them. Exits with 1 where something was found.
+    """
+    from imagepipe.proof.fsck import check_project
+
+    checked = check_project(quarantine=not dry_run)
+    for finding in checked.findings:
+        print(finding)
+    found = f"findings: {len(checked.findings)}" if checked.findings else "all as they were made"
+    print(f"fsck: {checked.objects:,} objects, {checked.runs:,} runs, {checked.outputs:,} outputs rehashed; {found}")
+    raise typer.Exit(1 if checked.findings else 0)
+
+
+@app.command()
+def verify(
+    revision: Annotated[str, typer.Argument(help="a commit, branch or tag whose dvc.lock is to be proved")] = "HEAD",
+) -> None:
+    """Run the pipeline of a commit again, in a scratch clone with empty caches, and compare each output with its lock.
+
+    Exits with 1 where an output is different: neither the same bytes nor, for the model and what it says, an accuracy
+    within the interval.
+    """
+    from imagepipe.proof.verify import describe as describe_proof
+    from imagepipe.proof.verify import verify_commit
+
+    compared = verify_commit(revision)
+    print("\n".join(describe_proof(compared)))
+    raise typer.Exit(0 if compared.is_reproduced else 1)
+
+
+@app.command()
 def summary() -> None:
     """Print the result of the last run: test accuracy with its interval, and where the report is."""
     from imagepipe.evaluation.metrics import describe_accuracy

@@ -1,0 +1,32 @@
+"""What changed since another revision, as Markdown: params, metrics, and whether that is more than chance.
+
+    python .ci/summary.py REVISION >> "$GITHUB_STEP_SUMMARY"
+
+Run it where the pipeline has run. The comparison needs the other revision's predictions, from DVC's cache or remote;
+where nobody has them it says so.
+"""
+
+import subprocess
+import sys
+
+
+def ask(*command: str) -> str:
+    """What a command prints; where it fails, why."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else f"`{' '.join(command)}`: {done.stderr.strip()}"
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python .ci/summary.py REVISION")
+    revision = sys.argv[1]
+    for heading, command in {
+        "Parameters": ("dvc", "params", "diff", revision, "--md"),
+        "Metrics": ("dvc", "metrics", "diff", revision, "--md"),
+        "More than chance?": ("imagepipe", "compare", revision),
+    }.items():
+        print(f"## {heading}\n\n{ask(*command) or 'no change'}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""A commit's results, made once more from nothing in a scratch clone, and compared with its `dvc.lock`."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast
+
+from imagepipe.core.config import PARAMS_FILE, read_yaml
+from imagepipe.core.errors import EnvironmentFault, InputError, list_findings
+
+LOCK = Path("dvc.lock")
+METRICS = Path("reports/evaluate/metrics.json")
+MEASURED = ("train", "evaluate")  # stages whose bytes are the same on one kind of processor only
+
+
+class Verdict(Enum):
+    """What became of an output in the second run."""
+
+    SAME = "same bytes"
+    WITHIN = "other bytes, accuracy within the interval"
+    DIFFERENT = "different"
+    ABSENT = "not made"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The verdict on each output, as (stage, path, verdict) in the order of `dvc.lock`.
+
+    `inputs` are the inputs, as (stage, path), that had other bytes when the lock was written: then the difference may
+    lie there.
+    """
+
+    outputs: list[tuple[str, str, Verdict]]
+    inputs: list[tuple[str, str]]
+
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether every output is the same, in bytes or within the interval."""
+        return all(verdict in (Verdict.SAME, Verdict.WITHIN) for _, _, verdict in self.outputs)
+
+
+def verify_commit(revision: str) -> Compared:
+    """Run the pipeline of a Git revision of this project in a scratch clone, with empty caches, and compare.
+
+    What the source stage reads and Git does not have is copied from here. Raises InputError where there is no such
+    revision, or its `dvc.lock` lacks stages; EnvironmentFault where the run fails.
+    """
+    check_project()
+    with tempfile.TemporaryDirectory(prefix="imagepipe-verify-") as name:
+        scratch = Path(name).resolve()
+        project = clone(revision, scratch / "project")
+        lock = project / LOCK
+        if not lock.is_file():
+            raise InputError(f"{revision}: has no {LOCK}, with which to compare; run `dvc repro` and commit it.")
+        before, metrics = read_stages(lock), read_json(project / METRICS)
+        bring_source(project)
+        run_again(project, scratch)
+        return compare(before, read_stages(lock), metrics, read_json(project / METRICS))
+
+
+def check_project() -> None:
+    """Raise InputError where the present folder is not the top of a Git repository with a pipeline."""
+    if not Path("dvc.yaml").is_file() or not Path(".git").exists():
+        raise InputError("verify: run it at the top of the repository, where dvc.yaml and .git are.")
+
+
+def clone(revision: str, folder: Path) -> Path:
+    """The revision in a new clone; raises InputError where there is none of this name."""
+    for command in (
+        ["git", "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder)],
+        ["git", "-C", str(folder), "checkout", "--quiet", "--detach", find_commit(revision)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise EnvironmentFault(f"verify: git failed: {done.stderr.strip()}")
+    return folder
+
+
+def find_commit(revision: str) -> str:
+    """The full hash of a revision's commit."""
+    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise InputError(f"{revision}: no revision of this repository; `git log` and `git tag` name them.")
+    return done.stdout.strip()
+
+
+def bring_source(project: Path) -> None:
+    """Copy what `fetch` reads from disk and Git does not have, and let `run.mirror` name the place that it names here.
+
+    What is copied are links where the disk allows that, since nothing writes there.
+    """
+    params = read_yaml(project / PARAMS_FILE)[0]
+    source = Path(str(params["fetch"]["path"]))
+    if not source.is_absolute() and source.exists() and not (project / source).exists():
+        (project / source).parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, project / source, copy_function=link)
+        else:
+            link(str(source), str(project / source))
+    mirror = read_yaml(PARAMS_FILE)[0]["run"]["mirror"] if PARAMS_FILE.is_file() else ""
+    if mirror:
+        place = mirror if re.match(r"[a-z0-9+]+://", mirror) else str(Path(mirror).resolve())
+        text = (project / PARAMS_FILE).read_text("utf-8")
+        changed = re.sub(r"^(  mirror:) .*$", lambda found: f"{found[1]} {json.dumps(place)}", text, flags=re.MULTILINE)
+        (project / PARAMS_FILE).write_text(changed, "utf-8")
+
+
+def link(source: str, target: str) -> None:
+    """Another name for a file, or a copy where the disk is another one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def run_again(project: Path, scratch: Path) -> None:
+    """`dvc repro` in the clone with caches of its own; what it prints goes to stdout."""
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "IMAGEPIPE_CACHE": str(scratch / "cache"),
+        "DVC_SITE_CACHE_DIR": str(scratch / "site"),
+    }
+    for command in (["dvc", "cache", "dir", "--local", str(scratch / "objects")], ["dvc", "repro"]):
+        try:
+            done = subprocess.run(command, cwd=project, env=environment, check=False)  # noqa: S603
+        except FileNotFoundError as error:
+            raise EnvironmentFault("verify: dvc is not installed beside this Python.") from error
+        if done.returncode:
+            raise EnvironmentFault(f"verify: `{' '.join(command[:2])}` failed in the clone; what it said stands above.")
+
+
+def read_stages(lock: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a lock file; raises InputError where it is none."""
+    stages = cast("object", read_yaml(lock)[0].get("stages"))
+    if not isinstance(stages, dict) or not stages:
+        raise InputError(f"{LOCK}: has no stages; run `dvc repro` and commit it.")
+    return cast("dict[str, dict[str, Any]]", stages)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; {} where there is none."""
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def compare(
+    before: Mapping[str, Mapping[str, Any]],
+    after: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    again: Mapping[str, Any],
+) -> Compared:
+    """What became of the outputs of each stage of a lock; `metrics` and `again` are those of evaluate."""
+    lacking = sorted(after.keys() - before.keys())
+    if lacking:
+        raise InputError(list_findings(f"{LOCK}: has no entry for stages of dvc.yaml", lacking, "Run `dvc repro`."))
+    agrees = is_within(metrics, again)
+    outputs: list[tuple[str, str, Verdict]] = []
+    inputs: list[tuple[str, str]] = []
+    for stage, entry in before.items():
+        made, read = read_hashes(after.get(stage, {}), "outs"), read_hashes(after.get(stage, {}), "deps")
+        own = read_hashes(entry, "outs")
+        for path, md5 in own.items():
+            outputs.append((stage, path, judge(stage, md5, made.get(path), agrees)))
+        made_before = {path for earlier in before.values() for path in read_hashes(earlier, "outs")}
+        inputs += [
+            (stage, path)
+            for path, md5 in read_hashes(entry, "deps").items()
+            if path not in made_before and read.get(path) != md5
+        ]
+    return Compared(outputs, inputs)
+
+
+def read_hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
+    """The hash of each path in a stage's entry."""
+    return {item["path"]: item["md5"] for item in entry.get(kind, [])}
+
+
+def judge(stage: str, before: str, after: str | None, agrees: bool) -> Verdict:
+    """The verdict on one output by its hashes, and by whether the accuracy is within the interval."""
+    if after is None:
+        return Verdict.ABSENT
+    if after == before:
+        return Verdict.SAME
+    return Verdict.WITHIN if stage in MEASURED and agrees else Verdict.DIFFERENT
+
+
+def is_within(metrics: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
+    """Whether the accuracy on test, measured again, lies in the interval of the first."""
+    if "test" not in metrics or "test" not in again:
+        return False
+    first = metrics["test"]
+    return first["accuracy_low"] <= again["test"]["accuracy"] <= first["accuracy_high"]
+
+
+def describe(compared: Compared) -> Iterator[str]:
+    """Lines for people: a row for each output, then the sum."""
+    width = max(len(stage) for stage, _, _ in compared.outputs)
+    for stage, path, verdict in compared.outputs:
+        yield f"{stage:<{width}}  {path}: {verdict.value}"
+    for stage, path in compared.inputs:
+        yield f"{stage:<{width}}  {path}: this input had other bytes when {LOCK} was written"
+    counts = {verdict: sum(verdict is found for _, _, found in compared.outputs) for verdict in Verdict}
+    told = "; ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count)
+    yield f"verify: {len(compared.outputs)} outputs: {told}"

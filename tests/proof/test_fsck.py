@@ -1,0 +1,242 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from imagepipe.core.errors import InputError
+from imagepipe.proof.fsck import QUARANTINE, Checked, check_project
+
+STAGES = """\
+stages:
+  draw:
+    cmd: python draw.py
+    deps: [draw.py]
+    outs: [images, {table.csv: {cache: true}}]
+    metrics: [{metrics.json: {cache: false}}]
+"""
+DRAW = """\
+from pathlib import Path
+Path("images").mkdir()
+for name in ("a", "b"):
+    Path(f"images/{name}.png").write_text(name * 10)
+Path("table.csv").write_text("x\\n1\\n")
+Path("metrics.json").write_text("{}")
+"""
+
+
+def run(folder: Path, *command: str) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DVC project that has run; nobody changes it."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "dvc.yaml").write_text(STAGES, "utf-8")
+    (folder / "draw.py").write_text(DRAW, "utf-8")
+    run(folder, "git", "init", "-q")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "dvc", "config", "core.analytics", "false")
+    run(folder, "dvc", "repro", "-q")
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project, which is the present folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(made, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def find_object(output: str) -> Path:
+    """The object of an output in the cache."""
+    (stage,) = yaml.safe_load(Path("dvc.lock").read_text("utf-8"))["stages"].values()
+    (md5,) = [out["md5"] for out in stage["outs"] if out["path"] == output]
+    return Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """New content for a file that stays read-only, as a disk may do it."""
+    mode = path.stat().st_mode
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+def list_findings(checked: Checked) -> list[str]:
+    return [str(finding) for finding in checked.findings]
+
+
+def test_a_project_as_it_was_made(project: Path) -> None:
+    """Five objects: table, two images, their list, and the metrics, which the run-cache keeps, too."""
+    assert check_project(quarantine=True) == Checked(objects=5, runs=1, outputs=3, findings=[])
+
+
+def test_what_is_corrupt_is_moved_away_and_the_command_brings_it_back(project: Path) -> None:
+    """DVC itself would check it out: the object is read-only."""
+    place = find_object("table.csv")
+    before = place.read_bytes()
+    overwrite(place, before.replace(b"1", b"2"))
+    (found,) = list_findings(check_project(quarantine=True))
+    name = place.parent.name + place.name
+    assert found == (
+        f"{place} (for table.csv): is corrupt: its content has another hash, moved to {QUARANTINE / name}; the "
+        "workspace still has it: `dvc commit --force table.csv`"
+    )
+    assert not place.exists()
+    run(project, "dvc", "commit", "--force", "table.csv")
+    assert place.read_bytes() == before
+    assert check_project(quarantine=True).findings == []
+
+
+def test_a_dry_run_moves_nothing(project: Path) -> None:
+    place = find_object("table.csv")
+    overwrite(place, b"x\n2\n")
+    (found,) = list_findings(check_project(quarantine=False))
+    assert "is corrupt: its content has another hash; the workspace still has it" in found
+    assert place.read_bytes() == b"x\n2\n"
+    assert not QUARANTINE.exists()
+
+
+def test_what_is_cut_off_and_not_in_the_workspace_is_made_again(project: Path) -> None:
+    place = find_object("table.csv")
+    overwrite(place, b"x")
+    Path("table.csv").unlink()
+    found = list_findings(check_project(quarantine=True))
+    assert found[0].startswith(f"{place} (for table.csv): is cut off after 1 of 4 bytes, moved to {QUARANTINE}/")
+    assert found[0].endswith("; make it again: `dvc repro`")
+    assert found[1:] == ["table.csv: is not in the workspace; make it again: `dvc repro`"]
+    run(project, "dvc", "repro", "-q")
+    assert check_project(quarantine=True).findings == []
+
+
+def test_what_was_moved_away_before_is_kept(project: Path) -> None:
+    place = find_object("table.csv")
+    for content in (b"", b"x"):
+        overwrite(place, content)
+        check_project(quarantine=True)
+        run(project, "dvc", "commit", "--force", "table.csv")
+    assert sorted(path.read_bytes() for path in QUARANTINE.iterdir()) == [b"", b"x"]
+
+
+def test_an_empty_object_is_called_so(project: Path) -> None:
+    folder = find_object("images")
+    overwrite(folder, b"")
+    (found,) = list_findings(check_project(quarantine=False))
+    assert found == (
+        f"{folder} (for images): is cut off at once: it is empty; the workspace still has it: "
+        "`dvc commit --force images`"
+    )
+
+
+def test_a_file_of_a_folder_is_named(project: Path) -> None:
+    listed = {entry["relpath"]: entry["md5"] for entry in json.loads(find_object("images").read_bytes())}
+    place = Path(".dvc/cache/files/md5") / listed["b.png"][:2] / listed["b.png"][2:]
+    overwrite(place, b"c" * 10)
+    (found,) = list_findings(check_project(quarantine=False))
+    assert found.startswith(f"{place} (for images/b.png): is corrupt")
+    assert found.endswith("; the workspace still has it: `dvc commit --force images`")
+
+
+def test_what_is_missing_is_named_with_a_remote_to_pull_it_from(project: Path, tmp_path: Path) -> None:
+    run(project, "dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+    run(project, "dvc", "push", "-q")
+    place = find_object("images")
+    before = place.read_bytes()
+    place.unlink()
+    shutil.rmtree("images")
+    missing, absent = list_findings(check_project(quarantine=True))
+    pull = "`dvc pull --force images`, or make it again: `dvc repro`"
+    assert missing == f"{place} (for images): is not there; {pull}"
+    assert absent == f"images: is not in the workspace; {pull}"
+    run(project, "dvc", "pull", "-q", "--force", "images")
+    assert place.read_bytes() == before
+    assert check_project(quarantine=True).findings == []
+
+
+def test_what_was_edited_by_hand_is_named_and_checked_out(project: Path) -> None:
+    overwrite(Path("table.csv"), b"x\n9\n")
+    overwrite(Path("images/a.png"), b"z")
+    Path("images/c.png").write_bytes(b"new")
+    overwrite(Path("metrics.json"), b"[]")
+    trouble = "is not what was made: edited, or damaged"
+    assert sorted(list_findings(check_project(quarantine=True))) == [
+        f"images (for images/a.png, images/c.png): {trouble}; `dvc checkout --force images`",
+        f"metrics.json: {trouble}; `git checkout metrics.json`, or `dvc repro`",
+        f"table.csv: {trouble}; `dvc checkout --force table.csv`",
+    ]
+    run(project, "dvc", "checkout", "-q", "--force", "images", "table.csv")
+    overwrite(Path("metrics.json"), b"{}")
+    assert check_project(quarantine=True).findings == []
+
+
+def test_an_object_of_another_commit_is_nobodys(project: Path) -> None:
+    stray = Path(".dvc/cache/files/md5/00") / ("0" * 30)
+    stray.parent.mkdir()
+    stray.write_bytes(b"not that")
+    (found,) = list_findings(check_project(quarantine=False))
+    assert found == (
+        f"{stray}: is corrupt: its content has another hash; nothing in this commit needs it: `dvc gc --workspace` "
+        "forgets such objects, `dvc pull -A` brings them back"
+    )
+
+
+def test_what_a_killed_command_left_is_no_object(project: Path) -> None:
+    (find_object("table.csv").parent / "tmp1234").write_bytes(b"half")
+    assert check_project(quarantine=True).findings == []
+
+
+def edit_hash(text: str) -> str:
+    return text.replace("md5: ", "md5: 0", 1)
+
+
+@pytest.mark.parametrize("spoil", [edit_hash, lambda _: "{", lambda _: "- 1"], ids=["a hash", "no YAML", "a list"])
+def test_a_corrupt_entry_of_the_run_cache_is_moved_away(project: Path, spoil: Callable[[str], str]) -> None:
+    (entry,) = Path(".dvc/cache/runs").glob("*/*/*")
+    overwrite(entry, spoil(entry.read_text("utf-8")).encode())
+    (found,) = list_findings(check_project(quarantine=True))
+    assert found.startswith(f"{entry}: is corrupt, and might bring outputs that no run made, moved to {QUARANTINE}/")
+    assert found.endswith("; nothing needs it; the next `dvc repro` of that stage writes it anew")
+    assert check_project(quarantine=True) == Checked(objects=5, runs=0, outputs=3, findings=[])
+
+
+def test_a_cut_lock_is_said(project: Path) -> None:
+    Path("dvc.lock").write_text("schema: '2.0'\n", "utf-8")
+    (found,) = list_findings(check_project(quarantine=True))
+    assert found.startswith(
+        "dvc.lock: has no entry for draw: it is cut off, or they have never run; `git checkout dvc."
+    )
+
+
+def test_a_conflicted_lock_is_said_and_the_cache_is_checked(project: Path) -> None:
+    lock = Path("dvc.lock")
+    overwrite(find_object("table.csv"), b"")
+    lock.write_text("<<<<<<< HEAD\n" + lock.read_text("utf-8"), "utf-8")
+    said, corrupt = list_findings(check_project(quarantine=True))
+    assert said.startswith("dvc.lock: cannot be read (")
+    assert said.endswith("; take either side of a conflict, or `git checkout dvc.lock`, then `dvc repro`")
+    assert "is cut off at once: it is empty" in corrupt
+
+
+def test_a_corrupt_note_of_running_commands_is_said(project: Path) -> None:
+    Path(".dvc/tmp/rwlock").write_text('{"wri', "utf-8")
+    (found,) = list_findings(check_project(quarantine=True))
+    assert found.startswith(".dvc/tmp/rwlock: cannot be read (")
+    assert found.endswith(", which stops every DVC command; if no DVC command runs here, delete it")
+
+
+def test_a_folder_without_a_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^fsck: there is no DVC project here; run it in the folder that holds dvc"):
+        check_project(quarantine=True)

@@ -1,0 +1,185 @@
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagepipe.core.errors import EnvironmentFault, InputError
+from imagepipe.proof.verify import (
+    Compared,
+    Verdict,
+    bring_source,
+    compare,
+    describe,
+    is_within,
+    judge,
+    read_stages,
+    run_again,
+    verify_commit,
+)
+
+METRICS = {"test": {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95}}
+
+
+def make_entry(outs: dict[str, str], deps: dict[str, str] | None = None) -> dict[str, Any]:
+    kinds = {"outs": outs, "deps": deps or {}}
+    return {kind: [{"path": path, "md5": md5} for path, md5 in hashes.items()] for kind, hashes in kinds.items()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "after", "agrees", "verdict"),
+    [
+        ("split", "a", False, Verdict.SAME),
+        ("split", "b", True, Verdict.DIFFERENT),
+        ("train", "b", True, Verdict.WITHIN),
+        ("train", "b", False, Verdict.DIFFERENT),
+        ("evaluate", "b", True, Verdict.WITHIN),
+        ("evaluate", None, True, Verdict.ABSENT),
+    ],
+)
+def test_the_verdict_on_an_output(stage: str, after: str | None, agrees: bool, verdict: Verdict) -> None:
+    assert judge(stage, "a", after, agrees) == verdict
+
+
+@pytest.mark.parametrize(("accuracy", "within"), [(0.8, True), (0.95, True), (0.79, False), (0.96, False)])
+def test_the_interval_is_that_of_the_first_run(accuracy: float, within: bool) -> None:
+    assert is_within(METRICS, {"test": {"accuracy": accuracy}}) == within
+
+
+@pytest.mark.parametrize(("first", "again"), [({}, METRICS), (METRICS, {})])
+def test_without_metrics_nothing_is_within(first: dict[str, Any], again: dict[str, Any]) -> None:
+    assert not is_within(first, again)
+
+
+def test_outputs_are_compared_stage_by_stage_and_changed_inputs_named() -> None:
+    before = {
+        "split": make_entry({"images": "1", "table": "2"}, {"code": "c"}),
+        "train": make_entry({"model": "3"}, {"images": "1", "code": "c"}),
+    }
+    after = {
+        "split": make_entry({"images": "9", "table": "2"}, {"code": "d"}),
+        "train": make_entry({"model": "8"}, {"images": "9", "code": "c"}),
+    }
+    compared = compare(before, after, METRICS, METRICS)
+    assert compared == Compared(
+        [
+            ("split", "images", Verdict.DIFFERENT),
+            ("split", "table", Verdict.SAME),
+            ("train", "model", Verdict.WITHIN),
+        ],
+        [("split", "code")],
+    )
+    assert not compared.is_reproduced
+    assert list(describe(compared)) == [
+        "split  images: different",
+        "split  table: same bytes",
+        "train  model: other bytes, accuracy within the interval",
+        "split  code: this input had other bytes when dvc.lock was written",
+        "verify: 3 outputs: 1 same bytes; 1 other bytes, accuracy within the interval; 1 different",
+    ]
+
+
+def test_a_lock_without_a_stage_is_refused() -> None:
+    stage = make_entry({"a": "1"})
+    with pytest.raises(InputError, match=r"^dvc\.lock: has no entry for stages of dvc\.yaml \(1\):\n  train\nRun `dvc"):
+        compare({"split": stage}, {"split": stage, "train": stage}, {}, {})
+
+
+def test_a_lock_without_stages_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n", "utf-8")
+    with pytest.raises(InputError, match=r"^dvc\.lock: has no stages; run `dvc repro` and commit it\.$"):
+        read_stages(tmp_path / "dvc.lock")
+
+
+def make_params(folder: Path, path: str, mirror: str) -> None:
+    folder.mkdir(exist_ok=True)
+    text = f"fetch:\n  path: {path}\nrun:\n  jobs: 0\n  mirror: {mirror}\n"
+    (folder / "params.yaml").write_text(text, "utf-8")
+
+
+def test_what_git_does_not_have_is_brought_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, clone = tmp_path / "here", tmp_path / "clone"
+    make_params(here, "data/pets", "../mnist")
+    make_params(clone, "data/pets", "''")
+    (here / "data/pets/cat").mkdir(parents=True)
+    (here / "data/pets/cat/1.png").write_bytes(b"x")
+    monkeypatch.chdir(here)
+    bring_source(clone)
+    assert (clone / "data/pets/cat/1.png").read_bytes() == b"x"
+    assert f'  mirror: "{tmp_path / "mnist"}"\n' in (clone / "params.yaml").read_text("utf-8")
+
+
+def test_an_archive_and_a_mirror_on_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, clone = tmp_path / "here", tmp_path / "clone"
+    for folder in (here, clone):
+        make_params(folder, "pets.zip", "https://example.org/mnist")
+    (here / "pets.zip").write_bytes(b"PK")
+    monkeypatch.chdir(here)
+    bring_source(clone)
+    assert (clone / "pets.zip").read_bytes() == b"PK"
+    assert '  mirror: "https://example.org/mnist"\n' in (clone / "params.yaml").read_text("utf-8")
+
+
+def make_repository(folder: Path, **files: str) -> None:
+    for name, text in {"dvc.yaml": "stages: {}\n", **files}.items():
+        (folder / name).write_text(text, "utf-8")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *command], cwd=folder, check=True)
+
+
+def test_a_folder_that_is_no_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^verify: run it at the top of the repository, where dvc\.yaml and \.git"):
+        verify_commit("HEAD")
+
+
+@pytest.mark.parametrize("revision", ["nobody", "--version", ""])
+def test_an_unknown_revision_is_refused(revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_repository(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r": no revision of this repository; `git log` and `git tag` name them\.$"):
+        verify_commit(revision)
+
+
+def test_a_commit_without_a_lock_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_repository(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^HEAD: has no dvc\.lock, with which to compare; run `dvc repro` and commit"):
+        verify_commit("HEAD")
+
+
+def test_a_run_that_fails_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make_repository(tmp_path)
+    with pytest.raises(
+        EnvironmentFault, match=r"^verify: `dvc cache` failed in the clone; what it said stands above\.$"
+    ):
+        run_again(tmp_path, tmp_path)
+    assert "Not inside a DVC repo" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_pipeline_proves_itself_and_a_forged_lock_does_not(
+    project: Path, tmp_path: Path, run_in: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The whole command, once with the lock of a run, and once with another hash in it."""
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder, symlinks=True)
+    commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-a", "-m", "ran"]
+    run_in(folder, *commit)
+    command = [sys.executable, "-c", "from imagepipe.cli import main; main()", "verify"]
+    done = run_in(folder, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "verify: 27 outputs: 27 same bytes"
+    lock = (folder / "dvc.lock").read_text("utf-8")
+    (md5,) = {
+        out["md5"] for out in read_stages(folder / "dvc.lock")["split"]["outs"] if out["path"] == "data/manifests"
+    }
+    (folder / "dvc.lock").write_text(lock.replace(md5, f"{'0' * 32}.dir"), "utf-8")
+    run_in(folder, *commit)
+    forged = run_in(folder, *command)
+    assert forged.returncode == 1
+    assert "split     data/manifests: different" in forged.stdout.splitlines()

@@ -1,0 +1,122 @@
+"""What CI runs: its files have the form that they must have, and their scripts do here what they do there."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from dvc.utils.serialize import modify_yaml
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+FILES = {".github/workflows/pipeline.yml": ["vendor.github-workflows"], ".gitlab-ci.yml": ["vendor.gitlab-ci"]}
+COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-a", "-m", "next")
+
+
+def run_script(run_in: Run, folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_in(folder, sys.executable, f".ci/{name}.py", *arguments)
+
+
+@pytest.fixture
+def clone(project: Path, tmp_path: Path, run_in: Run) -> Path:
+    """A clone of a project that has run and is committed, without any data; its first remote is `store`."""
+    origin = tmp_path / "origin"
+    shutil.copytree(project, origin, symlinks=True)
+    run_in(origin, *COMMIT)
+    for command in (["remote", "add", "-d", "store", str(tmp_path / "store")], ["push", "-q"]):
+        assert run_in(origin, "dvc", *command).returncode == 0
+    run_in(origin, *COMMIT)
+    folder = tmp_path / "clone"
+    assert run_in(tmp_path, "git", "clone", "-q", str(origin), str(folder)).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_of_ci_have_their_form(name: str, root: Path, run_in: Run) -> None:
+    done = run_in(root, "check-jsonschema", "--builtin-schema", *FILES[name], name)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mistake_in_them_would_be_found(name: str, root: Path, tmp_path: Path, run_in: Run) -> None:
+    text = (root / name).read_text("utf-8").replace("paths:", "pahts:").replace("runs-on:", "run-on:")
+    (tmp_path / "ci.yml").write_text(text, "utf-8")
+    assert run_in(tmp_path, "check-jsonschema", "--builtin-schema", *FILES[name], "ci.yml").returncode == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_scripts_that_they_call_are_there(name: str, root: Path) -> None:
+    called = set(re.findall(r"\.ci/[\w.]+", (root / name).read_text("utf-8")))
+    assert called >= {".ci/install.py", ".ci/gate.py", ".ci/run", ".ci/reproduce.py", ".ci/summary.py"}
+    assert all((root / script).is_file() for script in called)
+
+
+@pytest.mark.slow
+def test_the_gate_lets_the_committed_lock_pass(
+    tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
+) -> None:
+    done = run_script(run_in, copy_project(tmp_path), "gate")
+    assert (done.returncode, done.stdout) == (0, "gate: dvc.lock is that of this commit\n")
+
+
+@pytest.mark.slow
+def test_the_gate_names_what_was_changed_without_a_run(clone: Path, run_in: Run) -> None:
+    with modify_yaml(clone / "params.yaml") as params:
+        params["train"]["lr"] = 0.5
+    with (clone / "src/imagepipe/report/plots.py").open("a", encoding="utf-8") as file:
+        file.write("# more\n")
+    pipeline = clone / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text("utf-8").replace('stages/fetch.py "', 'stages/fetch.py  "'), "utf-8")
+    done = run_script(run_in, clone, "gate")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == (
+        "gate: dvc.lock is not that of this commit (5); run `dvc repro` and commit dvc.lock:"
+    )
+    assert sorted(done.stdout.splitlines()[1:]) == [
+        "  balance: changed deps: src/imagepipe/report modified",
+        "  evaluate: changed deps: params.yaml: train modified",
+        "  evaluate: changed deps: src/imagepipe/report modified",
+        "  fetch: changed command",
+        "  train: changed deps: params.yaml: train modified",
+    ]
+
+
+@pytest.mark.slow
+def test_the_gate_names_what_nobody_has_pushed(clone: Path, run_in: Run, tmp_path: Path) -> None:
+    assert run_script(run_in, clone, "gate").returncode == 0
+    shutil.rmtree(tmp_path / "store")
+    done = run_script(run_in, clone, "gate")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"gate: outputs that the remote does not have \(\d+\); run `dvc push`:", lines[0])
+    assert "  models/model.safetensors" in lines
+
+
+@pytest.mark.slow
+def test_a_clone_gets_everything_from_the_remote_and_runs_nothing(clone: Path, run_in: Run) -> None:
+    """And says what changed since the commit before: nothing."""
+    done = run_script(run_in, clone, "reproduce")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Running stage" not in done.stdout
+    assert (clone / "reports/report.html").is_file()
+    summary = run_script(run_in, clone, "summary", "HEAD").stdout
+    assert summary.startswith(
+        "## Parameters\n\nno change\n\n## Metrics\n\nno change\n\n## More than chance?\n\n| run | test"
+    )
+    assert "no evidence of a difference between HEAD and workspace" in summary
+
+
+@pytest.mark.slow
+def test_without_a_remote_the_pipeline_runs(tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run) -> None:
+    """`dvc repro --pull` would end with an error."""
+    folder = copy_project(tmp_path)
+    with modify_yaml(folder / "params.yaml") as params:
+        params["train"]["epochs"] = 1
+    done = run_script(run_in, folder, "reproduce")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = run_script(run_in, folder, "summary", "HEAD").stdout
+    assert "| params.yaml | train.epochs | 30" in summary
+    assert "| reports/train/metrics.json" in summary
+    assert "neither in DVC's cache here nor in its remote" in summary
