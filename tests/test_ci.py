@@ -53,6 +53,14 @@ def test_the_scripts_that_they_call_are_there(name: str, root: Path) -> None:
     assert all((root / script).is_file() for script in called)
 
 
+@pytest.mark.parametrize("script", ["gate", "reproduce", "summary"])
+def test_without_the_environment_they_say_so(script: str, root: Path) -> None:
+    command = [sys.executable, f".ci/{script}.py", *(["HEAD"] if script == "summary" else [])]
+    done = subprocess.run(command, cwd=root, env={"PATH": ""}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"{script}: dvc is not on PATH; activate the environment: source .venv/bin/activate\n"
+
+
 @pytest.mark.slow
 def test_the_gate_lets_the_committed_lock_pass(
     tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
