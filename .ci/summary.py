@@ -11,9 +11,12 @@ import sys
 
 
 def ask(*command: str) -> str:
-    """What a command prints; where it fails, why."""
+    """What a command prints, `no change` for a table without rows; where it fails, why."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else f"`{' '.join(command)}`: {done.stderr.strip()}"
+    if done.returncode:
+        return f"`{' '.join(command)}`: {done.stderr.strip()}"
+    said = done.stdout.strip()
+    return said if len(said.splitlines()) > 2 else "no change"
 
 
 def main() -> None:
@@ -25,7 +28,7 @@ def main() -> None:
         "Metrics": ("dvc", "metrics", "diff", revision, "--md"),
         "More than chance?": ("imagepipe", "compare", revision),
     }.items():
-        print(f"## {heading}\n\n{ask(*command) or 'no change'}\n")
+        print(f"## {heading}\n\n{ask(*command)}\n")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from dvc.utils.serialize import modify_yaml
 
+from tests.conftest import GIT_NAME
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = {".github/workflows/pipeline.yml": ["vendor.github-workflows"], ".gitlab-ci.yml": ["vendor.gitlab-ci"]}
-COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-a", "-m", "next")
+COMMIT = ("git", *GIT_NAME, "commit", "-qam", "next")
 
 
 def run_script(run_in: Run, folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -96,7 +96,7 @@ def test_the_default_result_is_the_committed_one() -> None:
 @pytest.mark.slow
 def test_two_runs_compare_as_the_page_shows(project: Path, tmp_path: Path, run_in: Run) -> None:
     folder = shutil.copytree(project, tmp_path / "copy", symlinks=True)
-    assert run_in(folder, "git", *GIT_NAME, "commit", "-qam", "run").returncode == 0
+    assert run_in(folder, "git", *GIT_NAME, "commit", "--allow-empty", "-qam", "run").returncode == 0
     block = next(block for block in re.findall(r"```console\n(.*?)```", COMPARING, re.DOTALL) if "dvc exp run" in block)
     *commands, last = re.findall(r"^\$ (.*)", block, re.MULTILINE)
     for command in commands:

@@ -20,6 +20,7 @@ from imagepipe.proof.verify import (
     run_again,
     verify_commit,
 )
+from tests.conftest import GIT_NAME
 
 METRICS = {"test": {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95}}
 
@@ -127,7 +128,7 @@ def make_repository(folder: Path, **files: str) -> None:
     for name, text in {"dvc.yaml": "stages: {}\n", **files}.items():
         (folder / name).write_text(text, "utf-8")
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *command], cwd=folder, check=True)
+        subprocess.run(["git", *GIT_NAME, *command], cwd=folder, check=True)
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +168,7 @@ def test_the_pipeline_proves_itself_and_a_forged_lock_does_not(
     """The whole command, once with the lock of a run, and once with another hash in it."""
     folder = tmp_path / "project"
     shutil.copytree(project, folder, symlinks=True)
-    commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-a", "-m", "ran"]
+    commit = ["git", *GIT_NAME, "commit", "-qam", "ran"]
     run_in(folder, *commit)
     command = [sys.executable, "-c", "from imagepipe.cli import main; main()", "verify"]
     done = run_in(folder, *command)
