@@ -104,7 +104,7 @@ def check_project(quarantine: bool) -> Checked:
         if name not in sound:
             place = project.cache / name[:2] / name[2:]
             findings.append(Finding(place, "is not there", find_remedy(project, output, whole), (path,)))
-    findings += [found for output in project.outputs if (found := check_output(project, output, sound))]
+    findings += [describe_change(project, output, sound) for output in project.outputs if output not in whole]
     runs = sorted(project.runs.glob("??/*/*"))
     findings += [found for path in runs if (found := check_run(path, quarantine))]
     return Checked(len(objects), len(runs), len(project.outputs), findings)
@@ -238,8 +238,8 @@ def list_differences(folder: Path, entries: Iterable[tuple[str, str]]) -> list[s
     return sorted(path for path in listed.keys() | found.keys() if listed.get(path) != found.get(path))
 
 
-def check_output(project: Project, output: Output, sound: Mapping[str, bool]) -> Finding | None:
-    """Whether the workspace has the output as it was made; None where it has."""
+def describe_change(project: Project, output: Output, sound: Mapping[str, bool]) -> Finding:
+    """How an output in the workspace differs from what was made."""
     path = Path(output.path)
     cached = output.cached and bool(sound.get(output.md5))
     remedy = f"`dvc checkout --force {output.path}`" if cached else find_remedy(project, output, [])
@@ -247,8 +247,6 @@ def check_output(project: Project, output: Output, sound: Mapping[str, bool]) ->
         remedy = f"`git checkout {output.path}`, or `dvc repro`"
     if not path.exists():
         return Finding(path, "is not in the workspace", remedy)
-    if is_whole(output, project.cache, sound):
-        return None
     trouble = "is not what was made: edited, or damaged"
     if output.md5.endswith(FOLDER) and cached:
         names = list_differences(path, read_folder(project.cache, output.md5))
