@@ -203,11 +203,11 @@ def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar10_zip: Path) -> 
     assert "parts of the source: test (1000 files), train (10000 files)" in printed
     counts = read_dataset_info(place / "data/manifests/dataset.json").counts
     assert {split: sum(classes.values()) for split, classes in counts.items()} == {
-        "train": 9000,
-        "val": 1000,
+        "train": 9500,
+        "val": 500,
         "test": 1000,
     }
-    assert set(counts["train"].values()) == {900}
+    assert set(counts["train"].values()) == {950}
     source = read_manifest(place / "data/manifests/test.csv").iloc[0]
     with zipfile.ZipFile(cifar10_zip) as archive, archive.open(source["source"]) as file, Image.open(file) as image:
         expected = np.asarray(image)
