@@ -3,8 +3,8 @@
     python benchmarks/split.py [--data FOLDER] [--repeats 3] [--json FILE]
 
 The stage runs as DVC runs it, in scratch folders; starting Python, reading the source, manifests and index are in its
-time, DVC's own is not. Beside it stands Pillow's encoder alone: the same images to PNG at level 6 in one thread, in
-memory. Then follow runs after a change: another seed, one per cent more images, one damaged byte (after which the bytes
+time, DVC's own is not. Beside it stand Pillow's encoder alone (the same images to PNG at level 6 in one thread, in
+memory) and the disk alone (a file of the mean PNG's size made for each image, in one thread). Then follow runs after a change: another seed, one per cent more images, one damaged byte (after which the bytes
 have to be those of before). All are repeated in alternation, and medians count. Needs mnist/ below --data. Exits 1
 where a promise is not kept.
 """
@@ -31,7 +31,8 @@ from imagepipe.sources.idx import read_idx
 
 COUNT = 70_000
 FEWER = COUNT * 100 // 101
-ENCODED = 10_000  # images that the encoder alone is timed on
+ENCODED = 10_000  # images that the encoder alone and the disk alone are timed on
+PNG_BYTES = 300  # of a digit, about
 SPEEDS = {"shards": 12_000, "single": 8_000}  # images per second from nothing
 SEED_SECONDS = 5
 
@@ -42,6 +43,19 @@ def encode_alone(images: NDArray[np.uint8]) -> float:
     for pixels in images:
         Image.fromarray(pixels).save(io.BytesIO(), "PNG", compress_level=6)
     return time.perf_counter() - started
+
+
+def make_files(folder: Path) -> float:
+    """Seconds of the disk for as many small files, each made and written and nothing else."""
+    os.sync()
+    folder.mkdir()
+    started = time.perf_counter()
+    for number in range(ENCODED):
+        with (folder / f"{number:05d}.png").open("wb") as file:
+            file.write(bytes(PNG_BYTES))
+    seconds = time.perf_counter() - started
+    shutil.rmtree(folder)
+    return seconds
 
 
 def time_split(folder: Path) -> float:
@@ -96,7 +110,10 @@ CHANGES: dict[str, Callable[[Path], float]] = {
 def measure_layouts(data: Path, folder: Path, repeats: int) -> Figures:
     """A row for each layout."""
     images = read_idx(data / NEEDED["mnist"])[:ENCODED]
-    contestants = {"encoder": Contestant(partial(encode_alone, images), repeats)}
+    contestants = {
+        "encoder": Contestant(partial(encode_alone, images), repeats),
+        "files": Contestant(partial(make_files, folder / "files"), repeats),
+    }
     for layout in SPEEDS:
         changes = {"split.layout": layout, "fetch.source": "torchvision", "fetch.name": "MNIST"}
         make_project(folder / layout, changes | {"split.fractions.test": 0.0, "split.fractions.val": 0.05})
@@ -110,7 +127,8 @@ def measure_layouts(data: Path, folder: Path, repeats: int) -> Figures:
     for layout in SPEEDS:
         row = {change: medians[f"{layout}: {change}"] for change in CHANGES}
         speed, alone = COUNT / row["from nothing s"], ENCODED / medians["encoder"]
-        figures[layout] = {"images/s": speed, "encoder alone, images/s": alone, "× the encoder": speed / alone} | row
+        beside = {"encoder alone, images/s": alone, "files alone, files/s": ENCODED / medians["files"]}
+        figures[layout] = {"images/s": speed} | beside | {"× the encoder": speed / alone} | row
     return figures
 
 
