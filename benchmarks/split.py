@@ -4,9 +4,9 @@
 
 The stage runs as DVC runs it, in scratch folders; starting Python, reading the source, manifests and index are in its
 time, DVC's own is not. Beside it stand Pillow's encoder alone (the same images to PNG at level 6 in one thread, in
-memory) and the disk alone (a file of the mean PNG's size made for each image, in one thread). Then follow runs after a change: another seed, one per cent more images, one damaged byte (after which the bytes
-have to be those of before). All are repeated in alternation, and medians count. Needs mnist/ below --data. Exits 1
-where a promise is not kept.
+memory) and the disk alone (as many files of the size of such PNGs as it makes in one thread). Then follow runs after a
+change: another seed, one per cent more images, one damaged byte (after which the bytes have to be those of before). All
+are repeated in alternation, and medians count. Needs mnist/ below --data. Exits 1 where a promise is not kept.
 """
 
 import io

@@ -283,6 +283,28 @@ def test_a_tensor_dataset_is_gathered_as_it_lies() -> None:
     assert labels.tolist() == [6, 0, 6]
 
 
+@pytest.mark.parametrize(("side", "gathered"), [(28, [300]), (100, [24, 6]), (224, [3] * 10), (600, [3] * 10)])
+def test_small_batches_are_gathered_several_at_once(side: int, gathered: list[int]) -> None:
+    """Batches of 3: a quarter of a MiB holds 111 of 28×28, 8 of 100×100, 1 of 224×224, and none of larger ones."""
+    count = sum(gathered)
+    dataset = GatheredDataset(TensorDataset(torch.zeros(count, 1, side, side, dtype=torch.uint8), torch.arange(count)))
+    asked: list[int] = []
+    gather = dataset.__getitems__
+
+    def note(batch: Batch) -> tuple[Batch, Pair]:
+        asked.append(len(batch.positions))
+        return gather(batch)
+
+    dataset.__getitems__ = note
+    batches = [Batch(5, np.arange(first, first + 3), np.arange(first, first + 3)) for first in range(0, count, 3)]
+    found = list(dataset.gather_batches(batches))
+    assert [batch for batch, _ in found] == batches
+    assert [(tuple(images.shape), labels.tolist()) for _, (images, labels) in found] == [
+        ((3, 1, side, side), batch.positions.tolist()) for batch in batches
+    ]
+    assert asked == gathered
+
+
 def test_pixels_in_a_file_are_not_read_as_a_whole(tmp_path: Path) -> None:
     """A tebibyte of them, which no memory holds; the file is empty but for its last image."""
     shape = (1 << 20, 1024, 1024, 1)

@@ -36,9 +36,9 @@ def make_bar(shown: bool = True) -> bars.Progress:
 
 @dataclass(slots=True)
 class Lines:
-    """Counts images; prints a line to stdout at most every INTERVAL seconds of `clock`."""
+    """Counts images; prints a line to stdout at most every INTERVAL seconds of `clock`, with `what` as it is then."""
 
-    what: str
+    what: Callable[[], str]
     total: int
     clock: Callable[[], float]
     started: float
@@ -51,7 +51,7 @@ class Lines:
         now = self.clock()
         if self.done and now - self.printed >= INTERVAL:
             self.printed = now
-            print(f"{self.what}: {describe_progress(self.done, self.total, now - self.started)}", flush=True)
+            print(f"{self.what()}: {describe_progress(self.done, self.total, now - self.started)}", flush=True)
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def open_progress(
     """A function to be told how many more of `total` images are done, each time that some are."""
     if not sys.stdout.isatty():
         now = clock()
-        yield Lines(what, total, clock, started=now, printed=now).advance
+        yield Lines(lambda: what, total, clock, started=now, printed=now).advance
         return
     with make_bar() as bar:
         task = bar.add_task(what, total=total)

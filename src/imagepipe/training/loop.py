@@ -28,7 +28,8 @@ Row = dict[str, int | float]
 # What is done with a batch: inputs and targets in, their loss out, a mean over the samples.
 Step = Callable[[Any, Any], Tensor]
 
-# Updates after which losses are read from a GPU: reading one waits for all that it has to do.
+# Updates after which losses are read: from a GPU, reading one waits for all that it has to do, and on a processor what
+# reads it has left the cache by the next.
 READ_EVERY = 20
 
 
@@ -157,7 +158,7 @@ def train_epoch(
         rate = state.optimiser.param_groups[0]["lr"]
         before, state.seen = state.seen, min(state.seen + batches.batch_size, len(batches.order))
         due = checkpoints is not None and checkpoints.is_due()
-        if loss.device.type == "cpu" or due or len(losses) == READ_EVERY:
+        if due or len(losses) == READ_EVERY:
             note_updates(state.fit, epoch, losses, rates)
         progress.advance(state.seen - before, state.fit.steps[-1]["loss"] if state.fit.steps else math.nan)
         if checkpoints is not None and due:
@@ -198,8 +199,8 @@ def make_step(state: State, params: TrainParams, class_weights: Tensor | None, g
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         seed_noise(noise + state.schedule.last_epoch, images.device)
+        state.optimiser.zero_grad(set_to_none=True)  # first, so that activations get the memory that is still warm
         loss = find_loss(images, labels)
-        state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if params.clip_norm:
             nn.utils.clip_grad_norm_(state.model.parameters(), params.clip_norm)

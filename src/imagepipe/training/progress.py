@@ -1,5 +1,6 @@
 """How a run is followed: a bar on a terminal, else a line now and then; one plain line an epoch everywhere."""
 
+import math
 import time
 from types import TracebackType
 
@@ -20,9 +21,10 @@ class Progress:
         self.shown = shown
         self.images = 0
         self.epoch = 1
+        self.loss = math.nan
         self.accuracy = ""
         self.started = now
-        self.lines = Lines("train", total, time.perf_counter, started=now, printed=now)
+        self.lines = Lines(lambda: f"train: {self.describe()}", total, time.perf_counter, started=now, printed=now)
         self.bar = make_bar(shown)
         self.task = self.bar.add_task("training", total=total)
 
@@ -45,12 +47,15 @@ class Progress:
     def advance(self, images: int, loss: float) -> None:
         """Note one update."""
         self.images += images
-        said = f"epoch {self.epoch}/{self.epochs}, loss {loss:.4f}{self.accuracy}"
+        self.loss = loss
         if not self.bar.disable:
-            self.bar.update(self.task, advance=images, description=said)
+            self.bar.update(self.task, advance=images, description=self.describe())
         elif self.shown:
-            self.lines.what = f"train: {said}"
             self.lines.advance(images)
+
+    def describe(self) -> str:
+        """Where the run is."""
+        return f"epoch {self.epoch}/{self.epochs}, loss {self.loss:.4f}{self.accuracy}"
 
     def finish_epoch(self, row: dict[str, int | float]) -> None:
         """Print the epoch's line."""
