@@ -49,9 +49,11 @@ def test_the_blocks_print_what_the_page_shows(toured: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_blocks_draw_the_pictures_of_the_page(toured: Path, name: str) -> None:
+    """Pixel by pixel, where every number is the same too; on another processor a curve may lie a little off."""
     made, shown = (np.asarray(Image.open(folder / name).convert("RGB"), float) for folder in (toured / "docs", DOCS))
     assert made.shape == shown.shape
-    assert np.abs(made - shown).mean() < 4  # of 255: a curve may lie a pixel off
+    same_processor = (toured / "docs/tour.md").read_text("utf-8") == PAGE
+    assert np.abs(made - shown).mean() <= (0 if same_processor else 10)
 
 
 @pytest.mark.slow
