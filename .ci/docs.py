@@ -31,7 +31,8 @@ PUBLIC = (
 
 def main() -> None:
     site = Path(sys.argv[1]) if len(sys.argv) > 1 else SITE
-    pdoc.pdoc(*PUBLIC, output_directory=site)
+    # A package brings the modules in it along, unless they are taken out again.
+    pdoc.pdoc(*[spec for name in PUBLIC for spec in (name, rf"!{name}\..+")], output_directory=site)
     print(f"docs: {site / 'index.html'}")
 
 
