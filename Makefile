@@ -6,13 +6,14 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev repro test test-fast check format bench clean
+.PHONY: help env env-dev repro test test-fast check format docs bench clean
 
 help:
 	@echo 'make repro [RECIPE=name]  install what is needed, run the pipeline, print the result'
 	@echo 'make test                 format, lint, types and every test'
 	@echo 'make test-fast            the same without the slow tests'
 	@echo 'make check                format, lint and types only'
+	@echo 'make docs                 the pages of the Python API, from its docstrings, into site/'
 	@echo 'make bench                measure what README and docs promise (half an hour; MNIST and CIFAR-10 in ../shared/data)'
 	@echo 'make clean                remove what the pipeline wrote here; .venv, the metrics in Git and the DVC cache stay'
 
@@ -44,9 +45,12 @@ format: env-dev
 	ruff format .
 	ruff check --fix .
 
+docs: env-dev
+	python .ci/docs.py
+
 bench: env-dev
 	python benchmarks/all.py
 
 clean:
-	git clean -fdXq data/raw data/images data/manifests models reports dvc_plots show.png
+	git clean -fdXq data/raw data/images data/manifests docs models reports dvc_plots show.png site
 	find src stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,19 +13,16 @@ from dvc.utils.serialize import modify_yaml
 
 from imagepipe.evaluation.metrics import describe_accuracy
 from tests.conftest import GIT_NAME, ROOT
+from tests.pages import find_blocks, mask_arithmetic, mask_figures
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 README = (ROOT / "README.md").read_text("utf-8")
 COMPARING = (ROOT / "docs/evaluation.md").read_text("utf-8")
 
 
-def find_blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
 @pytest.mark.slow
 def test_the_notebook_example_runs_as_it_stands(project: Path, run_in: Run) -> None:
-    code = next(block for block in find_blocks("python") if "make_loaders" in block)
+    code = next(block for block in find_blocks(README, "python") if "make_loaders" in block)
     check = "\nprint(tuple(images.shape), images.dtype, tuple(labels.shape), labels.dtype)"
     done = run_in(project, sys.executable, "-c", code + check)
     assert done.stdout.strip() == "(64, 1, 8, 8) torch.uint8 (64,) torch.int64", done.stderr
@@ -33,21 +30,16 @@ def test_the_notebook_example_runs_as_it_stands(project: Path, run_in: Run) -> N
 
 @pytest.mark.slow
 def test_commands_of_imagepipe_print_what_the_readme_shows(project: Path, run_in: Run) -> None:
-    shown = [block for block in find_blocks("console") if block.startswith("$ imagepipe")]
+    shown = [block for block in find_blocks(README, "console") if block.startswith("$ imagepipe")]
     assert shown
     for block in shown:
         command, _, output = block.removeprefix("$ ").partition("\n")
         assert mask_arithmetic(run_in(project, *command.split()).stdout) == mask_arithmetic(output)
 
 
-def mask_arithmetic(output: str) -> str:
-    """Without the digits that the last bits of floating-point sums decide: another processor gives others."""
-    return re.sub(r"\b0\.\d{6}\b|\b\d\.\de-\d\d\b", "#", output)
-
-
 def test_the_source_of_ones_own_works_as_it_stands(tmp_path: Path, copy_project: Callable[[Path], Path]) -> None:
     folder = copy_project(tmp_path)
-    code = next(block for block in find_blocks("python") if "read_records" in block)
+    code = next(block for block in find_blocks(README, "python") if "read_records" in block)
     (folder / "src/imagepipe/sources/blobs.py").write_text(code, "utf-8")
     table = folder / "src/imagepipe/sources/__init__.py"
     text = table.read_text("utf-8").replace("import digits,", "import blobs, digits,")
@@ -97,7 +89,7 @@ def test_the_default_result_is_the_committed_one() -> None:
 def test_two_runs_compare_as_the_page_shows(project: Path, tmp_path: Path, run_in: Run) -> None:
     folder = shutil.copytree(project, tmp_path / "copy", symlinks=True)
     assert run_in(folder, "git", *GIT_NAME, "commit", "--allow-empty", "-qam", "run").returncode == 0
-    block = next(block for block in re.findall(r"```console\n(.*?)```", COMPARING, re.DOTALL) if "dvc exp run" in block)
+    block = next(block for block in find_blocks(COMPARING, "console") if "dvc exp run" in block)
     *commands, last = re.findall(r"^\$ (.*)", block, re.MULTILINE)
     for command in commands:
         done = run_in(folder, *command.split())
@@ -105,12 +97,6 @@ def test_two_runs_compare_as_the_page_shows(project: Path, tmp_path: Path, run_i
     printed = run_in(folder, *last.split()).stdout
     shown = block.rpartition(f"$ {last}\n")[2]
     assert mask_figures(printed) == mask_figures(shown)
-
-
-def mask_figures(output: str) -> str:
-    """The runs, the verdict and the params without their figures; classes and images differ by processor."""
-    before, _, _ = output.partition("| class |")
-    return re.sub(r"[-+]?\d+(\.\d+)?", "#", before)
 
 
 def test_the_rerun_table_has_every_section() -> None:
@@ -121,7 +107,7 @@ def test_the_rerun_table_has_every_section() -> None:
 @pytest.mark.slow
 def test_the_model_of_ones_own_trains_as_it_stands(project: Path, tmp_path: Path, run_in: Run) -> None:
     page = (ROOT / "docs/training.md").read_text("utf-8")
-    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Squeeze" in block)
+    code = next(block for block in find_blocks(page, "python") if "class Squeeze" in block)
     for folder in ("src", "stages", "data"):
         shutil.copytree(project / folder, tmp_path / folder)
     shutil.copy(project / "params.yaml", tmp_path)

@@ -205,7 +205,7 @@ def test_says_which_stage_writes_the_description(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ('"format":1', '"format":2', "format: Input should be 1"),
+        ('"format":1', '"format":"1"', "format: Input should be 1"),
         ('"classes":["a"]', '"classes":[]', "classes: List should have at least 1 item"),
         ('"width":2', '"width":"x"', "image.width: Input should be a valid integer"),
         ('"std":[0.25]', '"sd":[0.25]', "std: Field required"),
@@ -221,7 +221,17 @@ def test_names_what_is_wrong_in_the_description(tmp_path: Path, old: str, new: s
     path.write_text(text.replace(old, new))
     message = refuse(read_dataset_info, path)
     assert message.startswith(f"{path}: {problem}")
-    assert message.endswith("(this version reads format 1); run the split stage again.")
+    assert message.endswith("; run the split stage again.")
+
+
+def test_a_newer_description_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    """Whatever else a newer version has in it."""
+    path = tmp_path / "dataset.json"
+    path.write_text(make_info(["a"]).model_dump_json().replace('"format":1', '"format":2,"more":1'))
+    assert refuse(read_dataset_info, path) == (
+        f"{path}: made by a newer imagepipe: format 2, this one reads up to 1; update imagepipe, or run the split "
+        "stage again."
+    )
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,22 @@ def test_a_file_without_any_description_is_refused(tmp_path: Path) -> None:
     expect_refusal(tmp_path / "a.safetensors", "holds no `imagepipe` description")
 
 
-@pytest.mark.parametrize("change", [{"format": 1}, {"extra": 1}, {"classes": "cat"}])
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"format": 3, "extra": 1},
+            "made by a newer imagepipe: format 3, this one reads up to 2; update imagepipe, or",
+        ),
+        ({"format": 1}, "made by an older imagepipe: format 1, this one reads 2; train it again."),
+    ],
+)
+def test_a_model_of_another_version_is_named_as_such(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    write_model(tmp_path / "a.safetensors", make_info().model_dump() | change, {"weight": torch.zeros(2)})
+    expect_refusal(tmp_path / "a.safetensors", problem)
+
+
+@pytest.mark.parametrize("change", [{"format": "2"}, {"extra": 1}, {"classes": "cat"}])
 def test_a_description_that_cannot_be_read_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     write_model(tmp_path / "a.safetensors", make_info().model_dump() | change, {"weight": torch.zeros(2)})
     expect_refusal(tmp_path / "a.safetensors", "its description cannot be read: ")

@@ -13,7 +13,8 @@
 | `shard`, `offset`, `length` | only where the images lie in shards: the tar below the image folder, and which bytes |
 | `user:<name>` | the further columns of the user's own table |
 
-Rows are sorted by path. `dataset.json` beside them holds the class names once, in label order.
+Rows are sorted by path. `dataset.json` beside them holds the class names once, in label order, and the number of the
+format of all four files.
 """
 
 import re
@@ -27,13 +28,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.files import write_csv, write_json
+from imagepipe.core.formats import check_format
 from imagepipe.core.tables import read_text_table
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "class", "split", "group", "pixel_sha256", "width", "height", "mode", "source")
 SHARD_COLUMNS = ("shard", "offset", "length")  # only with `split.layout: shards`
 USER = "user:"  # begins the names of the columns that a user's own table brought
-FORMAT = 1
+FORMAT = 1  # of `dataset.json` and of the manifests beside it
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _COUNT = "[0-9]{1,18}"  # fits int64
@@ -142,15 +144,16 @@ def read_manifest(path: Path) -> pd.DataFrame:
 def read_dataset_info(path: Path) -> DatasetInfo:
     """`dataset.json`; raises InputError where it is absent, damaged or of a format that this version does not know."""
     try:
-        return DatasetInfo.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}. Run the split stage first.") from error
+    check_format(path, text, FORMAT, "run the split stage again")
+    try:
+        return DatasetInfo.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) + ": " if first["loc"] else ""
-        raise InputError(
-            f"{path}: {where}{first['msg']} (this version reads format {FORMAT}); run the split stage again."
-        ) from error
+        raise InputError(f"{path}: {where}{first['msg']}; run the split stage again.") from error
 
 
 def read_split(manifests_dir: Path, split: str, info: DatasetInfo) -> pd.DataFrame:

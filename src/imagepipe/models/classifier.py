@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.files import write_bytes
+from imagepipe.core.formats import check_format
 from imagepipe.core.manifest import ImageInfo
 from imagepipe.models.bodies import build_body
 
@@ -153,15 +154,13 @@ def load_classifier(path: Path) -> Classifier:
         raise InputError(f"{path}: not a readable safetensors file ({error}); train it again.") from error
     if METADATA_KEY not in metadata:
         raise InputError(f"{path}: holds no `{METADATA_KEY}` description; it was not written by imagepipe.")
+    check_format(path, metadata[METADATA_KEY], FORMAT, "train it again")
     try:
         info = ModelInfo.model_validate_json(metadata[METADATA_KEY])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path}: its description cannot be read: {where}: {first['msg']} (this version reads format {FORMAT}); "
-            "train it again."
-        ) from error
+        raise InputError(f"{path}: its description cannot be read: {where}: {first['msg']}; train it again.") from error
     try:
         model = build_classifier(info, 0)
         model.load_state_dict(tensors)
