@@ -78,7 +78,7 @@ def test_the_gate_names_what_was_changed_without_a_run(clone: Path, run_in: Run)
     with (clone / "src/imagepipe/report/plots.py").open("a", encoding="utf-8") as file:
         file.write("# more\n")
     pipeline = clone / "dvc.yaml"
-    pipeline.write_text(pipeline.read_text("utf-8").replace('stages/fetch.py "', 'stages/fetch.py  "'), "utf-8")
+    pipeline.write_text(pipeline.read_text("utf-8").replace("stages/fetch.py data", "stages/fetch.py  data"), "utf-8")
     done = run_script(run_in, clone, "gate")
     assert done.returncode == 1
     assert done.stdout.splitlines()[0] == (

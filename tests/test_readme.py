@@ -55,8 +55,8 @@ def test_the_source_of_ones_own_works_as_it_stands(tmp_path: Path, copy_project:
     with modify_yaml(folder / "params.yaml") as params:
         params["fetch"]["source"] = "blobs"
     for stage, *places in (
-        ["fetch", "data/source", "data/raw"],
-        ["split", "data/source", "data/raw", "data/images", "data/manifests"],
+        ["fetch", "data/raw"],
+        ["split", "data/raw", "data/images", "data/manifests"],
     ):
         command = [sys.executable, f"stages/{stage}.py", *places]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
