@@ -49,4 +49,4 @@ bench: env-dev
 
 clean:
 	git clean -fdXq data/raw data/images data/manifests models reports dvc_plots show.png
-	find src stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src stages tests benchmarks .ci -name __pycache__ -type d -prune -exec rm -rf {} +
