@@ -97,7 +97,7 @@ def find_commit(revision: str) -> str:
 
 
 def bring_source(project: Path) -> None:
-    """Copy what `fetch` reads from disk and Git does not have: links where the disk allows, since nothing writes there."""
+    """Copy what `fetch` reads from disk and Git does not have: as links where it can be, since nothing writes there."""
     params = read_yaml(project / PARAMS_FILE)[0]
     source = Path(str(params["fetch"]["path"]))
     if not source.is_absolute() and source.exists() and not (project / source).exists():
