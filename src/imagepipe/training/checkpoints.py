@@ -84,7 +84,7 @@ class Checkpoints:
                 write_bytes(path, data, durable=False)
                 return
             except EnvironmentFault as error:
-                if not (left and isinstance(error.__cause__, FileNotFoundError)):
+                if not (left and isinstance(error.__cause__, FileNotFoundError | FileExistsError)):
                     raise
 
     def load(self) -> dict[str, Any] | None:
@@ -108,7 +108,10 @@ class Checkpoints:
 
     def list_files(self) -> list[Path]:
         """The files, the newest first."""
-        return sorted(self.folder.glob(f"*{SUFFIX}"), reverse=True)
+        try:
+            return sorted(self.folder.glob(f"*{SUFFIX}"), reverse=True)
+        except FileNotFoundError:  # another run of this key has ended just now
+            return []
 
     def remove(self) -> None:
         """Take all states of this run away: it has ended, and its outputs are written."""
