@@ -1,5 +1,6 @@
 """What CI runs: its files have the form that they must have, and their scripts do here what they do there."""
 
+import os
 import re
 import subprocess
 import sys
@@ -43,6 +44,16 @@ def test_without_the_environment_they_say_so(script: str, root: Path) -> None:
     done = subprocess.run(command, cwd=root, env={"PATH": ""}, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"{script}: dvc is not on PATH; activate the environment: source .venv/bin/activate\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script of a POSIX shell")
+def test_run_is_make_test_in_the_checkout_wherever_it_is_called(root: Path, tmp_path: Path) -> None:
+    for name in ("make", "chromium"):  # one that is there is not installed
+        (tmp_path / name).write_text('#!/bin/sh\necho "${0##*/} $* in $PWD"\n', "utf-8")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([root / ".ci/run"], cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True)
+    assert done.stdout == f"make test in {root}\n", done.stderr
 
 
 @pytest.mark.slow
