@@ -27,4 +27,5 @@ def shows(printed: str, shown: str) -> bool:
 def mask(line: str) -> str:
     """A line without what another machine or another moment changes."""
     line = re.sub(r"\b[0-9a-f]{7}\b|[-+]?\d+(\.\d+)?(e[-+]\d+)?", "#", line)
+    line = re.sub(r"\b[AP]M\b", "M", line)
     return re.sub(r"[-─━]{2,}", "--", re.sub(r"\s+", " ", line)).strip()

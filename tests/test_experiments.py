@@ -20,7 +20,7 @@ from tests.pages import find_blocks, shows, split_commands
 Run = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.slow
 
-PAGE = (ROOT / "docs/experiments.md").read_text("utf-8")
+README, PAGE = ((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/experiments.md"))
 PATIENCE = 300  # seconds until a queue that does nothing has failed
 
 
@@ -82,21 +82,34 @@ def wait_for_queue(folder: Path, run_in: Run, count: int) -> None:
         time.sleep(1)
 
 
+def list_commands(page: str) -> list[tuple[str, str]]:
+    """The commands in all console blocks of a page, without comments, and what it shows below each."""
+    commands = (pair for block in find_blocks(page, "console") for pair in split_commands(block))
+    return [(command.partition(" #")[0].rstrip(), shown) for command, shown in commands]
+
+
+def test_what_the_readme_says_of_experiments_is_on_the_page() -> None:
+    """But for how it runs two of them."""
+    told = [command for command, _ in list_commands(README) if command.startswith("dvc")]
+    assert len(told) == 6
+    assert {command.replace("--temp", "--queue") for command in told} <= {command for command, _ in list_commands(PAGE)}
+
+
 def test_the_page_shows_what_happens(clone: Path, run_in: Run) -> None:
-    assert run_in(clone, "dvc", "pull", "-q").returncode == 0
-    for name, value in (("user.name", "test"), ("user.email", "test@localhost")):
-        run_in(clone, "git", "config", name, value)
-    queued = 0
+    prepare = (("dvc", "pull", "-q"), ("git", "branch", "-M", "main"), ("git", "config", "user.name", "test"))
+    for command in (*prepare, ("git", "config", "user.email", "test@localhost")):
+        assert run_in(clone, *command).returncode == 0
+    readme, queued = dict(list_commands(README)), 0
     with end_workers(clone, run_in):
-        for block in find_blocks(PAGE, "console"):
-            for command, shown in split_commands(block):
-                done = run_in(clone, "sh", "-c", command)
-                assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-                assert not shown.strip() or shows(done.stdout, shown), f"{command}\n{done.stdout}"
-                queued += "--queue" in command
-                if command.startswith("dvc queue start"):
-                    assert list_workers(clone)
-                    wait_for_queue(clone, run_in, queued)
+        for command, shown in list_commands(PAGE):
+            done = run_in(clone, "sh", "-c", command)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            for text in filter(str.strip, (shown, readme.get(command, ""))):
+                assert shows(done.stdout, text), f"{command}\n{done.stdout}"
+            queued += "--queue" in command
+            if command.startswith("dvc queue start"):
+                assert list_workers(clone)
+                wait_for_queue(clone, run_in, queued)
 
 
 def make_pictures(folder: Path) -> dict[str, NDArray[np.uint8]]:
