@@ -53,4 +53,4 @@ bench: env-dev
 
 clean:
 	git clean -fdXq data/raw data/images data/manifests docs models reports dvc_plots show.png site
-	find src stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src stages tests benchmarks .ci -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from project import has_remote, run_script
+
 ABSENT = ("deleted", "not in cache")  # what DVC says of data that a clone does not have
 
 
@@ -40,8 +42,7 @@ def list_changes(status: dict[str, Any]) -> Iterator[str]:
 
 def list_unpushed() -> list[str]:
     """The outputs of this commit that the remote lacks; none where there is no remote."""
-    listed = subprocess.run(["dvc", "remote", "list"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return ask_dvc("data", "status", "--not-in-remote").get("not_in_remote", []) if listed.strip() else []
+    return ask_dvc("data", "status", "--not-in-remote").get("not_in_remote", []) if has_remote() else []
 
 
 def main() -> None:
@@ -58,7 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FileNotFoundError as error:
-        sys.exit(f"gate: {error.filename} is not on PATH; activate the environment: source .venv/bin/activate")
+    run_script(main)

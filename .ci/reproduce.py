@@ -6,15 +6,13 @@ python .ci/reproduce.py
 import subprocess
 import sys
 
+from project import has_remote, run_script
+
 
 def main() -> None:
-    listed = subprocess.run(["dvc", "remote", "list"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    pull = ["--pull"] if listed.strip() else []
+    pull = ["--pull"] if has_remote() else []
     sys.exit(subprocess.run(["dvc", "repro", *pull], check=False).returncode)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FileNotFoundError as error:
-        sys.exit(f"reproduce: {error.filename} is not on PATH; activate the environment: source .venv/bin/activate")
+    run_script(main)

@@ -9,6 +9,8 @@ where nobody has them it says so.
 import subprocess
 import sys
 
+from project import run_script
+
 
 def ask(*command: str) -> str:
     """What a command prints, `no change` for a table without rows; where it fails, why."""
@@ -32,7 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FileNotFoundError as error:
-        sys.exit(f"summary: {error.filename} is not on PATH; activate the environment: source .venv/bin/activate")
+    run_script(main)

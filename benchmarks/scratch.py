@@ -14,12 +14,10 @@ from pathlib import Path
 from dvc.utils.serialize import modify_yaml
 from measure import ROOT, Run, run_command
 
-from imagepipe.core.config import read_yaml
-
-# What each stage reads and writes, as `dvc.yaml` calls it; {} is `fetch.path`.
+# What each stage reads and writes, as `dvc.yaml` calls it.
 PLACES = {
-    "fetch": "{} data/raw",
-    "split": "{} data/raw data/images data/manifests",
+    "fetch": "data/raw",
+    "split": "data/raw data/images data/manifests",
     "balance": "data/manifests reports/balance",
     "train": "data/manifests data/images models/model.safetensors reports/train",
     "evaluate": (
@@ -68,10 +66,8 @@ def change_params(folder: Path, changes: Mapping[str, object]) -> None:
 
 def run_stage(folder: Path, stage: str) -> Run:
     """Run one stage in a scratch project as DVC runs it; its caches are in the project, too."""
-    path = read_yaml(folder / "params.yaml")[0]["fetch"]["path"]
-    places = [path if place == "{}" else place for place in PLACES[stage].split()]
     environment = os.environ | {"IMAGEPIPE_CACHE": str(folder / "cache")}
-    return run_command([sys.executable, ROOT / "stages" / f"{stage}.py", *places], folder, environment)
+    return run_command([sys.executable, ROOT / "stages" / f"{stage}.py", *PLACES[stage].split()], folder, environment)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from imagepipe.sources import fetch_source
 from imagepipe.sources.params import FetchParams
 
 
-def main(source: Path, raw_dir: Path) -> None:
+def main(raw_dir: Path) -> None:
     params = load_section("fetch", FetchParams)
     with replace_directory(raw_dir) as staging:
         info = fetch_source(params, load_run_params(), staging)

@@ -12,13 +12,14 @@ from imagepipe.core.stage import run_stage
 from imagepipe.prepare.dataset import prepare_dataset
 from imagepipe.prepare.params import SplitParams
 from imagepipe.sources import read_records
+from imagepipe.sources.params import FetchParams
 
 
-def main(source: Path, raw_dir: Path, images_dir: Path, manifests_dir: Path) -> None:
-    params = load_section("split", SplitParams)
+def main(raw_dir: Path, images_dir: Path, manifests_dir: Path) -> None:
+    params, source = load_section("split", SplitParams), load_section("fetch", FetchParams).path
     run = load_run_params()
     with open_engine(run) as engine:  # first, since its processes get ready meanwhile
-        records, info = read_records(source, raw_dir)
+        records, info = read_records(Path(source), raw_dir)
         prepared = prepare_dataset(records, info, params, images_dir, manifests_dir, engine)
     counts = {split: sum(classes.values()) for split, classes in prepared.info.counts.items()}
     spread = ", ".join(f"{count} {split}" for split, count in counts.items())

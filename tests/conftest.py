@@ -130,3 +130,28 @@ def project(
     done = run_in(folder, "dvc", "repro", TZ="UTC", LC_ALL="C.UTF-8", PYTHONHASHSEED="0")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def origin(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, run_in: Callable[..., subprocess.CompletedProcess[str]]
+) -> Path:
+    """A repository in which the default pipeline has run and is committed; its data lie in its remote, `store`."""
+    place = tmp_path_factory.mktemp("published")
+    folder = shutil.copytree(project, place / "origin", symlinks=True)
+    for command in (
+        ("dvc", "remote", "add", "-d", "store", str(place / "store")),
+        ("dvc", "push", "-q"),
+        ("git", *GIT_NAME, "commit", "-qam", "next"),
+    ):
+        done = run_in(folder, *command)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def clone(origin: Path, tmp_path: Path, run_in: Callable[..., subprocess.CompletedProcess[str]]) -> Path:
+    """A fresh clone of `origin`, without any data."""
+    folder = tmp_path / "clone"
+    assert run_in(tmp_path, "git", "clone", "-q", str(origin), str(folder)).returncode == 0
+    return folder

@@ -56,8 +56,8 @@ NAMES = [
 ]
 IN_TABLES_ONLY = ["<script>alert(1)</script>", "a/b", "../up", "..", "x" * 300, "é" * 150]
 STEPS = (
-    ("fetch", ("SOURCE", "data/raw")),
-    ("split", ("SOURCE", "data/raw", "data/images", "data/manifests")),
+    ("fetch", ("data/raw",)),
+    ("split", ("data/raw", "data/images", "data/manifests")),
     ("balance", ("data/manifests", "reports/balance")),
     ("train", ("data/manifests", "data/images", "models/model.safetensors", "reports/train")),
     (
@@ -86,17 +86,12 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_stages(folder: Path, source: str, last: str = "evaluate") -> str:
+def run_stages(folder: Path, last: str = "evaluate") -> str:
     """All stages up to `last`; what they printed."""
     printed = ""
     for stage, arguments in STEPS:
-        command = [sys.executable, str(ROOT / "stages" / f"{stage}.py")]
-        done = subprocess.run(
-            [*command, *(source if argument == "SOURCE" else argument for argument in arguments)],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, str(ROOT / "stages" / f"{stage}.py"), *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         printed += done.stdout + done.stderr
         if stage == last:
@@ -139,7 +134,7 @@ def test_odd_names_of_class_folders_go_the_whole_way(place: Path) -> None:
     with modify_yaml(place / "params.yaml") as params:
         params["fetch"] |= {"source": "folder", "path": "mine"}
         params["split"]["fractions"] = {"train": 0.5, "val": 0.25, "test": 0.25}
-    run_stages(place, "mine")
+    run_stages(place)
     check_names(place, NAMES)
 
 
@@ -155,7 +150,7 @@ def test_odd_labels_of_a_table_go_the_whole_way_with_their_columns(place: Path) 
     with modify_yaml(place / "params.yaml") as params:
         params["fetch"] |= {"source": "table", "path": "mine"}
         params["split"]["fractions"] = {"train": 0.5, "val": 0.25, "test": 0.25}
-    run_stages(place, "mine")
+    run_stages(place)
     check_names(place, names)
     predictions = read_text_table(place / "reports/evaluate/predictions.csv")
     assert predictions.columns[-1] == 'user:patient\'s "age"'
@@ -175,7 +170,7 @@ def test_a_class_that_val_lacks_shifts_no_index(place: Path) -> None:
         params["fetch"] |= {"source": "folder", "path": "mine"}
         params["split"]["leaks"] = "keep"  # 8 shades each: a few are the same in two parts
         params["train"] |= {"model": "mlp", "epochs": 60, "batch_size": 8}
-    printed = run_stages(place, "mine")
+    printed = run_stages(place)
     val = read_manifest(place / "data/manifests/val.csv")
     assert dict(zip(val["class"], val["label"], strict=True)) == {"a": 0, "c": 2}
     metrics = json.loads((place / "reports/evaluate/metrics.json").read_text("utf-8"))
@@ -199,7 +194,7 @@ def use_recipe(folder: Path, recipe: str, **fetch: str) -> None:
 
 def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar10_zip: Path) -> None:
     use_recipe(place, "cifar10", source="folder", name="", path=str(cifar10_zip))
-    printed = run_stages(place, str(cifar10_zip))
+    printed = run_stages(place)
     assert "parts of the source: test (1000 files), train (10000 files)" in printed
     counts = read_dataset_info(place / "data/manifests/dataset.json").counts
     assert {split: sum(classes.values()) for split, classes in counts.items()} == {
@@ -228,7 +223,7 @@ def test_catfish_from_folders_without_a_test_part(place: Path, cifar10_zip: Path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(archive.read(name))
     use_recipe(place, "catfish")
-    printed = run_stages(place, "data/catfish")
+    printed = run_stages(place)
     assert "its val is test here, and val is cut from its train part" in printed
     info = read_dataset_info(place / "data/manifests/dataset.json")
     assert (info.image.mode, info.image.width, info.image.height) == ("RGB", 64, 64)
@@ -271,6 +266,29 @@ def test_a_folder_that_dvc_tracks_is_read_where_it_is_and_a_new_image_costs_one(
     assert read_dataset_info(project / "data/manifests/dataset.json").classes == ["pet", "b"]
 
 
+# What a shell would run, open, change or stumble over, and what DVC's own templates would.
+SHELL_WORDS = 'it\'s "x" $(touch owned) `touch owned` $HOME ${fetch.name} \\${y} ; touch owned\n&& touch owned # *'
+
+
+def test_a_path_that_a_shell_would_run_is_a_path(
+    tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
+) -> None:
+    project = copy_project(tmp_path)
+    for number in range(30):
+        write_image(project / "data" / SHELL_WORDS / "abc"[number % 3] / f"{number:02d}.png", number)
+    classes = f"data/classes/{SHELL_WORDS}.csv"
+    (project / classes).write_text("class,as\nc,c\na,a\n")
+    with modify_yaml(project / "params.yaml") as params:
+        params["fetch"] |= {"source": "folder", "path": f"data/{SHELL_WORDS}", "classes": classes}
+    done = run_in(project, "dvc", "repro", "balance")
+    assert done.returncode == 0, done.stderr
+    assert not [*project.rglob("owned*")]
+    info = read_dataset_info(project / "data/manifests/dataset.json")
+    assert (info.source["name"], info.classes) == (SHELL_WORDS, ["c", "a"])
+    assert "20 encoded" in done.stdout
+    assert "Data and pipelines are up to date." in run_in(project, "dvc", "repro", "balance").stdout
+
+
 def test_an_archive_behind_a_url_needs_its_hash_once(place: Path, tmp_path: Path) -> None:
     archive = tmp_path / "pets.zip"
     with zipfile.ZipFile(archive, "w") as packed:
@@ -282,7 +300,7 @@ def test_an_archive_behind_a_url_needs_its_hash_once(place: Path, tmp_path: Path
         with modify_yaml(place / "params.yaml") as params:
             params["fetch"] |= {"source": "folder", "url": f"{server.url}/pets.zip"}
             params["run"]["cache_dir"] = str(tmp_path / "cache")
-        command = [sys.executable, str(ROOT / "stages/fetch.py"), "data/source", "data/raw"]
+        command = [sys.executable, str(ROOT / "stages/fetch.py"), "data/raw"]
         asked = subprocess.run(command, cwd=place, capture_output=True, text=True)
         assert asked.returncode == 2
         (found,) = re.findall(r"sha256: ([0-9a-f]{64})", asked.stderr)
@@ -290,6 +308,6 @@ def test_an_archive_behind_a_url_needs_its_hash_once(place: Path, tmp_path: Path
         assert not (place / "data/raw").exists()
         with modify_yaml(place / "params.yaml") as params:
             params["fetch"]["sha256"] = found
-    printed = run_stages(place, "data/source", "balance")  # the server is gone, the download was kept
+    printed = run_stages(place, "balance")  # the server is gone, the download was kept
     assert "fetch: pets: classes: 3 ('a', 'b', 'c')" in printed
     assert "30 encoded" in printed

@@ -5,15 +5,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dvc.utils.serialize import modify_yaml
+from PIL import Image
 
+from imagepipe.core.config import SECTIONS, read_yaml
+from imagepipe.core.hashes import hash_file
 from imagepipe.evaluation.metrics import describe_accuracy
 from tests.conftest import GIT_NAME, ROOT
-from tests.pages import find_blocks, mask_arithmetic, mask_figures
+from tests.pages import find_blocks, mask_arithmetic, mask_figures, split_commands
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -30,11 +34,11 @@ def test_the_notebook_example_runs_as_it_stands(project: Path, run_in: Run) -> N
 
 @pytest.mark.slow
 def test_commands_of_imagepipe_print_what_the_readme_shows(project: Path, run_in: Run) -> None:
-    shown = [block for block in find_blocks(README, "console") if block.startswith("$ imagepipe")]
-    assert shown
-    for block in shown:
-        command, _, output = block.removeprefix("$ ").partition("\n")
-        assert mask_arithmetic(run_in(project, *command.split()).stdout) == mask_arithmetic(output)
+    blocks = [block for block in find_blocks(README, "console") if re.match(r"\$ imagepipe (?!use)", block)]
+    assert len(blocks) == 4
+    for block in blocks:
+        ((command, output),) = split_commands(block)
+        assert mask_arithmetic(run_in(project, "sh", "-c", command).stdout) == mask_arithmetic(output)
 
 
 def test_the_source_of_ones_own_works_as_it_stands(tmp_path: Path, copy_project: Callable[[Path], Path]) -> None:
@@ -47,8 +51,8 @@ def test_the_source_of_ones_own_works_as_it_stands(tmp_path: Path, copy_project:
     with modify_yaml(folder / "params.yaml") as params:
         params["fetch"]["source"] = "blobs"
     for stage, *places in (
-        ["fetch", "data/source", "data/raw"],
-        ["split", "data/source", "data/raw", "data/images", "data/manifests"],
+        ["fetch", "data/raw"],
+        ["split", "data/raw", "data/images", "data/manifests"],
     ):
         command = [sys.executable, f"stages/{stage}.py", *places]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -99,9 +103,113 @@ def test_two_runs_compare_as_the_page_shows(project: Path, tmp_path: Path, run_i
     assert mask_figures(printed) == mask_figures(shown)
 
 
-def test_the_rerun_table_has_every_section() -> None:
-    sections = re.findall(r"^\| `([a-z]+)` \|", README, re.MULTILINE)
-    assert sections[-6:] == ["fetch", "split", "balance", "train", "evaluate", "run"]
+# What each conditional cell of the README's table speaks of: outputs, or what `fetch.path` names.
+CONDITIONS = {
+    "if `data/raw`, `fetch.path` or its files changed": ("data/raw", "source"),
+    "if the manifests changed": ("data/manifests",),
+    "if the data changed": ("data/manifests", "data/images"),
+}
+# A section of params.yaml with other values in it; `files` is no section but another image in the user's folder.
+CHANGES = (
+    ("fetch", {"max_gigabytes": 21}),
+    ("fetch", {"path": "data/copied", "name": "pets"}),
+    ("fetch", {"classes": "data/classes/two.csv"}),
+    ("files", {}),
+    ("split", {"seed": 2}),
+    ("balance", {"max_ratio": 2.0}),
+    ("train", {"lr": 0.02}),
+    ("evaluate", {"gallery": 8}),
+    ("run", {"jobs": 1}),
+)
+# DVC looks at what a stage reads and writes only; these two take long, and nothing that others read depends on how.
+STAND_IN = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from imagepipe.core.config import read_yaml
+from imagepipe.core.hashes import hash_file
+
+stage = Path(__file__).stem
+described = read_yaml(Path("dvc.yaml"))[0]["stages"][stage]
+made = read_yaml(Path("params.yaml"))[0][stage], [hash_file(path) for path in sorted(Path("data/manifests").iterdir())]
+for entry in described["outs"] + described["metrics"]:
+    path = Path(entry if isinstance(entry, str) else next(iter(entry)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{path} {made}")
+"""
+
+
+def read_rerun_table() -> dict[str, dict[str, str]]:
+    """Section → stage → whether it reruns, out of the README."""
+    lines = README[README.index("| section |") :].partition("\n\n")[0].splitlines()
+    (_, *stages), _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {section.strip("`"): dict(zip(stages, cells, strict=True)) for section, *cells in rows}
+
+
+def write_pets(folder: Path, numbers: Iterable[int]) -> None:
+    """Small images that differ, in the class folders a, b and c."""
+    for number in numbers:
+        path = folder / "abc"[number % 3] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (6, 6), dtype=np.uint8)).save(path)
+
+
+def read_state(project: Path) -> dict[str, object]:
+    """The hash of each output; and, as `source`, what `fetch.path` names and holds."""
+    stages = read_yaml(project / "dvc.lock")[0]["stages"]
+    path = read_yaml(project / "params.yaml")[0]["fetch"]["path"]
+    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+    return outs | {"source": (path, [hash_file(file) for file in sorted((project / path).rglob("*.png"))])}
+
+
+@pytest.mark.slow
+def test_ones_own_images_and_what_reruns_then_are_as_the_page_says(
+    tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
+) -> None:
+    folder, table = copy_project(tmp_path), read_rerun_table()
+    for stage in ("train", "evaluate"):
+        (folder / f"stages/{stage}.py").write_text(STAND_IN, "utf-8")
+    for name in ("pets", "copied"):
+        write_pets(folder / "data" / name, range(30))
+    (folder / "data/classes/two.csv").write_text("class,as\nc,c\na,a\n")
+    (pets,) = (block for block in find_blocks(README, "yaml") if "data/pets" in block)
+    (folder / "pets.yaml").write_text(pets, "utf-8")
+    (command,) = (block.removeprefix("$ ") for block in find_blocks(README, "console") if "pets.yaml" in block)
+    first = run_in(folder, "sh", "-c", command)
+    assert first.returncode == 0, first.stderr
+
+    assert list(table) == [*SECTIONS]
+    seen: set[tuple[str, bool]] = set()
+    for section, values in CHANGES:
+        before = read_state(folder)
+        if section == "files":
+            write_pets(folder / "data/copied", [30])
+        else:
+            with modify_yaml(folder / "params.yaml") as params:
+                params[section] |= values
+        done = run_in(folder, "dvc", "repro")
+        assert done.returncode == 0, done.stderr
+        after, ran = read_state(folder), re.findall(r"^Running stage '(\w+)'", done.stdout, re.MULTILINE)
+        for stage, cell in table["fetch" if section == "files" else section].items():
+            names = CONDITIONS.get(cell, ())
+            expected = cell == "yes" or any(before[name] != after[name] for name in names)
+            assert (stage in ran) == expected, (section, values, stage, ran)
+            seen.add((cell, expected))
+    assert seen == {("yes", True), ("", False), *((cell, holds) for cell in CONDITIONS for holds in (True, False))}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_repro_ends_with_what_the_readme_shows(project: Path, run_in: Run) -> None:
+    """Without installing, which is done (`-o env`)."""
+    done = run_in(project, "make", "-o", "env", "repro")
+    assert done.returncode == 0, done.stderr
+    shown = next(block for block in find_blocks(README, "console") if block.startswith("$ make repro\n"))
+    assert done.stdout.splitlines()[-2:] == shown.splitlines()[-2:]
+    planned = run_in(project, "make", "-o", "env", "-n", "repro", "RECIPE=mnist").stdout
+    assert 'imagepipe use "recipes/mnist.yaml"' in planned
 
 
 @pytest.mark.slow

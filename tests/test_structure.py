@@ -24,8 +24,8 @@ WAY = (
     "evaluation",
     "report",
     "inference",
-    "proof",
     "recipes",
+    "proof",
     "cli",
 )
 TORCH_PACKAGES = {"data", "models", "training", "evaluation", "inference"}
@@ -85,8 +85,9 @@ def test_a_stage_depends_on_all_that_it_imports_and_on_nothing_else_of_ours(stag
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_tracks_its_own_section_and_evaluate_all_that_its_page_shows(stage: str) -> None:
-    assert read_pipeline()[stage]["params"] == (sorted(STAGES) if stage == "evaluate" else [stage])
+def test_a_stage_tracks_its_own_section_and_what_else_it_reads(stage: str) -> None:
+    also = {"split": ["fetch.path"], "evaluate": STAGES}
+    assert read_pipeline()[stage]["params"] == sorted({stage, *also.get(stage, [])})
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -94,6 +95,11 @@ def test_a_stage_is_named_alike_in_its_description_script_and_command(stage: str
     described = read_pipeline()[stage]
     assert str(described["desc"]).startswith(stage)
     assert str(described["cmd"]).startswith(f"python stages/{stage}.py ")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_value_of_the_params_stands_in_a_command_which_a_shell_reads(stage: str) -> None:
+    assert "$" not in str(read_pipeline()[stage]["cmd"])
 
 
 def test_there_are_just_the_five_stages_in_the_order_of_the_way() -> None:
@@ -184,8 +190,8 @@ def test_fetch_split_and_balance_run_without_torch(tmp_path: Path) -> None:
     (tmp_path / "data" / "classes").mkdir(parents=True)
     (tmp_path / "data" / "classes" / "all.csv").write_bytes((ROOT / "data" / "classes" / "all.csv").read_bytes())
     for arguments in (
-        ["fetch.py", "source", "raw"],
-        ["split.py", "source", "raw", "images", "manifests"],
+        ["fetch.py", "raw"],
+        ["split.py", "raw", "images", "manifests"],
         ["balance.py", "manifests", "balance"],
     ):
         script = str(ROOT / "stages" / arguments[0])

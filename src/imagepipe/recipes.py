@@ -140,15 +140,18 @@ def merge(base: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
 
 def keep_run_section(written: str, present: str) -> str:
     """`written` with the values that the `run:` section of `present` has, where it has them."""
-    yaml = make_yaml()
-    old: Any = yaml.load(present) if present else None
-    new = cast("MutableMapping[str, Any]", yaml.load(written))
+    old: Any = make_yaml().load(present) if present else None
     if not isinstance(old, Mapping) or not isinstance(old.get("run"), Mapping):
         return written
-    for key, value in cast("Mapping[str, Any]", old["run"]).items():
-        if key in new["run"]:
-            new["run"][key] = value
-    return dump(yaml, new)
+    return set_run_section(written, cast("Mapping[str, Any]", old["run"]))
+
+
+def set_run_section(text: str, values: Mapping[str, Any]) -> str:
+    """The params `text` with these values in its `run:` section, where that has their keys."""
+    yaml = make_yaml()
+    params = cast("MutableMapping[str, Any]", yaml.load(text))
+    params["run"].update({key: value for key, value in values.items() if key in params["run"]})
+    return dump(yaml, params)
 
 
 def is_safe_to_replace(present: str) -> bool:

@@ -44,7 +44,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with modify_yaml(str(folder / "params.yaml")) as params:
         params["fetch"] |= {"source": "folder", "path": "photos", "classes": str(ROOT / "data" / "classes" / "all.csv")}
         params["split"] |= {"max_rejected": BROKEN, "near_distance": -1}
-    with start_stage(folder, "fetch", "photos", "raw") as fetch:
+    with start_stage(folder, "fetch", "raw") as fetch:
         fetch.communicate()
     assert fetch.returncode == 0
     return folder
@@ -66,7 +66,7 @@ def start_split(project: Path, layout: str, name: str, run: dict[str, Any]) -> "
     with modify_yaml(str(project / "params.yaml")) as params:
         params["split"]["layout"] = layout
         params["run"] |= run
-    return start_stage(project, "split", "photos", "raw", f"{name}/images", f"{name}/manifests")
+    return start_stage(project, "split", "raw", f"{name}/images", f"{name}/manifests")
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.serialize import dump_yaml
 
+from imagepipe.core.config import read_yaml
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.proof.verify import (
     Compared,
     Verdict,
+    bring_run_section,
     bring_source,
     compare,
     describe,
@@ -21,6 +24,7 @@ from imagepipe.proof.verify import (
     verify_commit,
 )
 from tests.conftest import GIT_NAME
+from tests.core.made import make_run
 
 METRICS = {"test": {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95}}
 
@@ -95,33 +99,54 @@ def test_a_lock_without_stages_is_refused(tmp_path: Path) -> None:
         read_stages(tmp_path / "dvc.lock")
 
 
-def make_params(folder: Path, path: str, mirror: str) -> None:
+def make_params(folder: Path, path: str, **run: Any) -> None:
     folder.mkdir(exist_ok=True)
-    text = f"fetch:\n  path: {path}\nrun:\n  jobs: 0\n  mirror: {mirror}\n"
-    (folder / "params.yaml").write_text(text, "utf-8")
+    values = {"fetch": {"path": path}, "run": make_run(**run).model_dump()}
+    dump_yaml(folder / "params.yaml", values)
 
 
 def test_what_git_does_not_have_is_brought_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, clone = tmp_path / "here", tmp_path / "clone"
-    make_params(here, "data/pets", "../mnist")
-    make_params(clone, "data/pets", "''")
+    for folder in (here, clone):
+        make_params(folder, "data/pets")
     (here / "data/pets/cat").mkdir(parents=True)
     (here / "data/pets/cat/1.png").write_bytes(b"x")
     monkeypatch.chdir(here)
     bring_source(clone)
     assert (clone / "data/pets/cat/1.png").read_bytes() == b"x"
-    assert f'  mirror: "{tmp_path / "mnist"}"\n' in (clone / "params.yaml").read_text("utf-8")
 
 
-def test_an_archive_and_a_mirror_on_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_is_brought_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, clone = tmp_path / "here", tmp_path / "clone"
     for folder in (here, clone):
-        make_params(folder, "pets.zip", "https://example.org/mnist")
+        make_params(folder, "pets.zip")
     (here / "pets.zip").write_bytes(b"PK")
     monkeypatch.chdir(here)
     bring_source(clone)
     assert (clone / "pets.zip").read_bytes() == b"PK"
-    assert '  mirror: "https://example.org/mnist"\n' in (clone / "params.yaml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("mirror", "named"),
+    [
+        ("", ""),
+        ("https://example.org/mnist", "https://example.org/mnist"),
+        ("../mnist", "{place}/mnist"),
+        ("~/mnist", "{place}/home/mnist"),
+    ],
+)
+def test_the_clone_gets_the_run_section_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str, named: str
+) -> None:
+    here, clone = tmp_path / "here", tmp_path / "clone"
+    make_params(here, "data/pets", jobs=3, mirror=mirror)
+    make_params(clone, "data/dogs", jobs=8, cache_dir="/elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(here)
+    bring_run_section(clone)
+    values = read_yaml(clone / "params.yaml")[0]
+    assert values["run"] == make_run(jobs=3, mirror=named.format(place=tmp_path)).model_dump()
+    assert values["fetch"]["path"] == "data/dogs"
 
 
 def make_repository(folder: Path, **files: str) -> None:

@@ -160,7 +160,7 @@ def test_a_wrong_table_ends_the_stage_with_2_and_leaves_everything_as_it_was(
     (folder / "photos" / "labels.csv").write_text("file,label\na.png,\n", "utf-8")
     if before:
         write_files(folder, "data/raw/kept")
-    done = run_in(folder, sys.executable, str(root / "stages" / "fetch.py"), "photos", "data/raw")
+    done = run_in(folder, sys.executable, str(root / "stages" / "fetch.py"), "data/raw")
     assert done.returncode == 2
     assert "error: rows without a label (1):\n  labels.csv, line 2: a.png\n" in done.stderr
     assert "Traceback" not in done.stderr
@@ -175,7 +175,7 @@ def test_a_wrong_table_ends_the_stage_with_2_and_leaves_everything_as_it_was(
 def test_a_refused_archive_ends_the_stage_with_2_and_leaves_nothing(tmp_path: Path, root: Path, run_in: RunIn) -> None:
     folder = write_project(tmp_path / "project", root, source="folder", path="photos.zip", sha256="0" * 64)
     pack(write_files(tmp_path / "x", "cat/1.jpg", "dog/2.jpg"), folder / "photos.zip")
-    done = run_in(folder, sys.executable, str(root / "stages" / "fetch.py"), "photos.zip", "data/raw")
+    done = run_in(folder, sys.executable, str(root / "stages" / "fetch.py"), "data/raw")
     assert done.returncode == 2
     assert "error: photos.zip: SHA-256 is " in done.stderr
     assert [path.name for path in (folder / "data").iterdir()] == ["classes"]
@@ -186,7 +186,7 @@ def test_the_stage_says_what_it_left_out(tmp_path: Path, root: Path, run_in: Run
     write_files(folder, "photos/cat/1.jpg", "photos/dog/2.jpg", "photos/dog/.DS_Store", "photos/README")
     done = run_in(
         folder,
-        *(sys.executable, str(root / "stages" / "fetch.py"), "photos", "data/raw"),
+        *(sys.executable, str(root / "stages" / "fetch.py"), "data/raw"),
         GIT_CEILING_DIRECTORIES=str(tmp_path),
         LC_ALL="C",
     )
@@ -206,7 +206,7 @@ def test_the_stage_names_ten_classes_and_what_columns_were_taken_for(tmp_path: P
     write_files(folder, "photos/a.png", "photos/labels.csv")
     rows = "".join(f"{number}.png,{number:02d}\n" for number in range(12))
     (folder / "photos" / "labels.csv").write_text(f"file,label\na.png,it's\n{rows}", "utf-8")
-    done = run_in(folder, sys.executable, str(root / "stages" / "fetch.py"), "photos", "data/raw")
+    done = run_in(folder, sys.executable, str(root / "stages" / "fetch.py"), "data/raw")
     shown = ", ".join(f"'{number:02d}'" for number in range(10))
     assert done.stdout.splitlines()[:3] == [
         f"fetch: photos: classes: 13 ({shown} … and 3 more); licence: not stated",

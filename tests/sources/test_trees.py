@@ -63,6 +63,12 @@ def test_a_folder_that_git_does_not_track_is_warned_of(repository: Path) -> None
     )
 
 
+def test_the_advice_can_be_pasted_into_a_shell_whatever_the_name(repository: Path) -> None:
+    write_files(repository, "$(touch owned)/cat/1.jpg")
+    (warning,) = list_warnings("$(touch owned)")
+    assert "(`dvc add '$(touch owned)'` changes that)" in warning
+
+
 def test_the_warning_reaches_whoever_fetches(repository: Path) -> None:
     write_files(repository, "photos/cat/1.jpg", "raw/x")
     with pytest.warns(UserWarning, match="photos is tracked neither by Git nor by DVC"):

@@ -2,7 +2,9 @@ import io
 import math
 import os
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,34 @@ def test_code_in_one_is_not_run(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="it holds code, which reading it would run; it is not used"):
         assert checkpoints.load() is None
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_of_the_same_key_that_ends_meanwhile_harms_nobody(tmp_path: Path) -> None:
+    """Its folder goes again and again while this run saves; without another try, one of the writes would fail."""
+    mine, others = open_checkpoints(tmp_path), open_checkpoints(tmp_path)
+    ended = threading.Event()
+
+    def end_again_and_again() -> None:
+        while not ended.wait(0.005):
+            others.remove()
+
+    with ThreadPoolExecutor() as threads:
+        ending = threads.submit(end_again_and_again)
+        try:
+            for update in range(500):
+                mine.save(update, STATE)
+        finally:
+            ended.set()
+    ending.result()
+    mine.save(500, STATE)
+    assert mine.load() is not None
+
+
+def test_one_that_goes_while_it_is_looked_for_is_passed_over(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(1, STATE)
+    (checkpoints.folder / "000000000002.ckpt").symlink_to("gone")
+    assert checkpoints.load() is not None
 
 
 def test_one_is_due_when_the_interval_has_passed_since_the_last(tmp_path: Path) -> None:

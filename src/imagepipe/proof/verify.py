@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,9 @@ from typing import Any, cast
 
 from imagepipe.core.config import PARAMS_FILE, read_yaml
 from imagepipe.core.errors import EnvironmentFault, InputError, list_findings
+from imagepipe.core.files import write_text
+from imagepipe.core.run import load_run_params
+from imagepipe.recipes import set_run_section
 
 LOCK = Path("dvc.lock")
 METRICS = Path("reports/evaluate/metrics.json")
@@ -50,8 +52,8 @@ class Compared:
 def verify_commit(revision: str) -> Compared:
     """Run the pipeline of a Git revision of this project in a scratch clone, with empty caches, and compare.
 
-    What the source stage reads and Git does not have is copied from here. Raises InputError where there is no such
-    revision, or its `dvc.lock` lacks stages; EnvironmentFault where the run fails.
+    What the source stage reads and Git does not have is copied from here, and so is the `run:` section. Raises
+    InputError where there is no such revision, or its `dvc.lock` lacks stages; EnvironmentFault where the run fails.
     """
     check_project()
     with tempfile.TemporaryDirectory(prefix="imagepipe-verify-") as name:
@@ -62,6 +64,7 @@ def verify_commit(revision: str) -> Compared:
             raise InputError(f"{revision}: has no {LOCK}, with which to compare; run `dvc repro` and commit it.")
         before, metrics = read_stages(lock), read_json(project / METRICS)
         bring_source(project)
+        bring_run_section(project)
         run_again(project, scratch)
         return compare(before, read_stages(lock), metrics, read_json(project / METRICS))
 
@@ -94,10 +97,7 @@ def find_commit(revision: str) -> str:
 
 
 def bring_source(project: Path) -> None:
-    """Copy what `fetch` reads from disk and Git does not have, and let `run.mirror` name the place that it names here.
-
-    What is copied are links where the disk allows that, since nothing writes there.
-    """
+    """Copy what `fetch` reads from disk and Git does not have: as links where it can be, since nothing writes there."""
     params = read_yaml(project / PARAMS_FILE)[0]
     source = Path(str(params["fetch"]["path"]))
     if not source.is_absolute() and source.exists() and not (project / source).exists():
@@ -106,12 +106,16 @@ def bring_source(project: Path) -> None:
             shutil.copytree(source, project / source, copy_function=link)
         else:
             link(str(source), str(project / source))
-    mirror = read_yaml(PARAMS_FILE)[0]["run"]["mirror"] if PARAMS_FILE.is_file() else ""
-    if mirror:
-        place = mirror if re.match(r"[a-z0-9+]+://", mirror) else str(Path(mirror).resolve())
-        text = (project / PARAMS_FILE).read_text("utf-8")
-        changed = re.sub(r"^(  mirror:) .*$", lambda found: f"{found[1]} {json.dumps(place)}", text, flags=re.MULTILINE)
-        (project / PARAMS_FILE).write_text(changed, "utf-8")
+
+
+def bring_run_section(project: Path) -> None:
+    """Give the clone the `run:` section that is here, since that belongs to the machine; a mirror on disk by its full
+    name."""
+    run = load_run_params()
+    if run.mirror and "://" not in run.mirror:
+        run = run.model_copy(update={"mirror": str(Path(run.mirror).expanduser().resolve())})
+    params = project / PARAMS_FILE
+    write_text(params, set_run_section(params.read_text("utf-8"), run.model_dump()))
 
 
 def link(source: str, target: str) -> None:

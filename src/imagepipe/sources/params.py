@@ -10,7 +10,7 @@ from imagepipe.core.config import Params, read_pairs
 NO_FOLDER = "data/source"  # what `fetch.path` names where the source reads nothing on disk
 OUTPUT_FOLDERS = ("data/raw", "data/images", "data/manifests", "models", "reports")
 
-PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\"$`\\\n]*$")]
+PathText = Annotated[str, StringConstraints(min_length=1)]
 
 
 class TableParams(Params):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -199,7 +200,7 @@ def warn_untracked(path: Path) -> None:
         what = f"{path} is" if untracked == [path] else f"{len(untracked)} entries in {path}, {untracked[0]} first, are"
         warnings.warn(
             f"{escape(what)} tracked neither by Git nor by DVC: `dvc repro` works, but queued experiments and other "
-            f"clones will not see it all (`dvc add {path}` changes that)",
+            f"clones will not see it all (`dvc add {shlex.quote(str(path))}` changes that)",
             stacklevel=2,
         )
 

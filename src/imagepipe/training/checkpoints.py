@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from imagepipe.core.errors import EnvironmentFault
 from imagepipe.core.files import write_bytes
 from imagepipe.core.hashes import hash_bytes
 from imagepipe.training.group import ALONE, Group
@@ -21,6 +22,7 @@ KEPT = 2  # of one run: where the newest is damaged, the one before serves
 MONTH = 30 * 86_400  # seconds; nobody goes on with a run that was left for longer
 FORMAT = 1
 SUFFIX = ".ckpt"
+TRIES = 3  # to write one where a run of the same key ends just then, and takes the folder with it
 
 Key = Mapping[str, str]
 
@@ -36,6 +38,9 @@ class Checkpoints:
     torch can save without code: tensors, numbers, text, lists and dicts of them. A file is the SHA-256 of the rest, a
     newline and what `torch.save` makes of key and state; it is read with `weights_only`. Nothing is fsynced: after a
     power loss, the hash tells what is damaged.
+
+    Two runs of one key may go on at once, as two experiments do that differ in what comes after training: they make the
+    same bytes, so that either may go on from what the other wrote.
 
     `is_due` says whether `seconds` have passed since the last one. Of a `group`, the leading process writes and reads,
     and hands out what it has read.
@@ -68,10 +73,19 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save({"key": self.key, "state": dict(state)}, buffer)
         data = buffer.getvalue()
-        write_bytes(self.folder / f"{update:012d}{SUFFIX}", f"{hash_bytes(data)}\n".encode() + data, durable=False)
+        self._write(self.folder / f"{update:012d}{SUFFIX}", f"{hash_bytes(data)}\n".encode() + data)
         for path in self.list_files()[KEPT:]:
             path.unlink(missing_ok=True)
         self.last = self.clock()
+
+    def _write(self, path: Path, data: bytes) -> None:
+        for left in reversed(range(TRIES)):
+            try:
+                write_bytes(path, data, durable=False)
+                return
+            except EnvironmentFault as error:
+                if not (left and isinstance(error.__cause__, FileNotFoundError | FileExistsError)):
+                    raise
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is intact and this run's own; None where there is none.
@@ -88,11 +102,16 @@ class Checkpoints:
                 return read_checked(path, self.key)
             except DamagedCheckpoint as error:
                 warnings.warn(f"{path}: {error}; it is not used, and the one before is tried", stacklevel=4)
+            except FileNotFoundError:  # another run of this key has ended, or written a newer one
+                continue
         return None
 
     def list_files(self) -> list[Path]:
         """The files, the newest first."""
-        return sorted(self.folder.glob(f"*{SUFFIX}"), reverse=True)
+        try:
+            return sorted(self.folder.glob(f"*{SUFFIX}"), reverse=True)
+        except FileNotFoundError:  # another run of this key has ended just now
+            return []
 
     def remove(self) -> None:
         """Take all states of this run away: it has ended, and its outputs are written."""
