@@ -20,7 +20,7 @@ from imagepipe.core.files import (
     replace_directory,
     report_write_errors,
     round_numbers,
-    sync_directory,
+    sync_path,
     write_blocks,
     write_bytes,
     write_csv,
@@ -42,9 +42,9 @@ def list_names(folder: Path) -> list[str]:
 
 
 def test_syncs_a_folder_that_is_there(tmp_path: Path) -> None:
-    sync_directory(tmp_path)
+    sync_path(tmp_path)
     with pytest.raises(FileNotFoundError):
-        sync_directory(tmp_path / "absent")
+        sync_path(tmp_path / "absent")
 
 
 def test_writes_bytes_into_a_new_folder(tmp_path: Path) -> None:
