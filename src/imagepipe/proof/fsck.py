@@ -126,7 +126,7 @@ def find_gaps() -> tuple[int, list[Finding]]:
             lacking[output].append(path)
     for output, paths in lacking.items():
         whole = [output] if is_whole(output, project.cache, sound) else []
-        trouble = f"DVC's cache lacks {len(paths):,} of its objects; was its disk full?"
+        trouble = f"DVC's cache lacks {len(paths):,} of its objects (was its disk full?)"
         findings.append(Finding(Path(output.path), trouble, find_remedy(project, output, whole), tuple(paths)))
     return len(needed), findings
 
