@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -45,8 +46,7 @@ def main() -> None:
         if not process:
             code = run_once(order)
             if order["imported"]:
-                with open(order["imported"], "w") as file:
-                    json.dump(sorted(sys.modules), file)
+                Path(order["imported"]).write_text(json.dumps(sorted(sys.modules)))
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

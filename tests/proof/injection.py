@@ -107,11 +107,11 @@ class Runner:
 
     def list_calls(self, trace: list[str]) -> list[tuple[str, int]]:
         """Name and number of each call of a run's first thread that changes something in the scratch folder."""
-        first = CALL.match(trace[0])
+        calls = list(filter(None, map(CALL.match, trace)))
         counts: Counter[str] = Counter()
         found: list[tuple[str, int]] = []
-        for call in filter(None, map(CALL.match, trace)):
-            if first and call["thread"] == first["thread"]:
+        for call in calls:
+            if call["thread"] == calls[0]["thread"]:
                 counts[call["name"]] += 1
                 if self.concerns(call["rest"]):
                     found.append((call["name"], counts[call["name"]]))

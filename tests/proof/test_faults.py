@@ -41,7 +41,7 @@ EVALUATE = Stage(
     ("reports/evaluate", "reports/report.html"),
 )
 STAGES = (FETCH, SPLIT, BALANCE, TRAIN, EVALUATE)
-ERRORS = {"write": "ENOSPC", "sendfile": "ENOSPC", "mkdir": "ENOSPC", "fsync": "EIO"}
+ERRORS = {"write": "ENOSPC", "sendfile": "ENOSPC", "fsync": "EIO"}
 FAULTY = re.compile(r"error: \S+: cannot be written: (No space left on device|Input/output error)\. ")
 GROWING = {"history.csv", "steps.csv"}  # rewritten after each epoch, with more rows
 PART = re.compile(r"\.[0-9]+@.*\.part")
