@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,26 +59,19 @@ class Done:
 class Runner:
     """Runs stages in a scratch folder, in which `project` is the workspace and `cache` the cache root."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, program: "subprocess.Popen[str]") -> None:
+        self.program = program
         self.scratch = scratch
         self.project, self.cache = scratch / "project", scratch / "cache"
         self.aside = scratch.with_name(f"{scratch.name}-aside")
         self.aside.mkdir()
         self.modules: dict[str, list[str]] = {}
-        self.program = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("forked.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-        )
-
-    def close(self) -> None:
-        """End the program that runs them."""
-        self.program.communicate()
 
     def run(self, stage: Stage, fault: Fault | None = None) -> Done:
-        """Run a stage and note what changes a disk. Its first run teaches which modules it imports."""
+        """Run a stage and note what changes a disk.
+
+        Its first run teaches which modules it imports, and is not traced, which would make importing slow.
+        """
         printed, imported, trace = (self.aside / name for name in ("printed", "imported", "trace"))
         order = {
             "folder": str(self.project),
@@ -93,7 +86,8 @@ class Runner:
         self.program.stdin.write(f"{json.dumps(order)}\n")
         self.program.stdin.flush()
         process = int(self.read_answer())
-        with trace_process(process, trace, fault):
+        trace.write_text("")
+        with nullcontext() if order["imported"] else trace_process(process, trace, fault):
             os.kill(process, signal.SIGCONT)
             code = int(self.read_answer())
         if order["imported"] and not code:
@@ -124,6 +118,19 @@ class Runner:
             return False
         path = place["open"] or place["named"] or ""
         return path.startswith(f"{self.scratch}/") if place["open"] is not None or path.startswith("/") else bool(path)
+
+
+@contextmanager
+def open_runner(scratch: Path) -> Iterator[Runner]:
+    """The program that the runner talks to ends with the block."""
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("forked.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    ) as program:
+        yield Runner(scratch, program)
 
 
 @contextmanager

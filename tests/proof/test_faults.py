@@ -12,7 +12,7 @@ import pytest
 
 from imagepipe.core.config import read_yaml
 from tests.conftest import ROOT
-from tests.proof.injection import Done, Fault, Runner, Stage
+from tests.proof.injection import Done, Fault, Runner, Stage, open_runner
 
 pytestmark = [
     pytest.mark.proof,
@@ -57,7 +57,7 @@ def write_params(project: Path, classes: str, side: int, seed: int, lr: float) -
     values["split"] |= {"fractions": {"train": 0.5, "val": 0.25, "test": 0.25}, "leaks": "keep"}
     values["split"]["image"] |= {"height": side, "width": side}
     values["train"] |= {"model": "softmax", "epochs": 2, "batch_size": 4, "lr": lr, "threads": 1}
-    values["evaluate"] |= {"threads": 1, "gallery": 2, "resamples": 20}
+    values["evaluate"] |= {"threads": 1, "gallery": 2, "resamples": 100}
     values["run"] |= {"jobs": 1, "checkpoint_minutes": 0}
     (project / "params.yaml").write_text(json.dumps(values), "utf-8")
 
@@ -73,8 +73,8 @@ def read_tree(top: Path) -> Tree:
 class Proof:
     """The pipeline has run with old values; then it ran with new ones: what there was `before` a stage and `after`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.runner = Runner(folder / "scratch")
+    def __init__(self, folder: Path, runner: Runner) -> None:
+        self.runner = runner
         self.before = {stage.name: folder / "before" / stage.name for stage in STAGES}
         self.after = {stage.name: folder / "after" / stage.name for stage in STAGES}
         self.calls: dict[str, list[tuple[str, int]]] = {}
@@ -150,9 +150,9 @@ def is_earlier(name: str, data: bytes, new: Tree) -> bool:
 
 @pytest.fixture(scope="module")
 def proof(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proof]:
-    made = Proof(tmp_path_factory.mktemp("faults"))
-    yield made
-    made.runner.close()
+    folder = tmp_path_factory.mktemp("faults")
+    with open_runner(folder / "scratch") as runner:
+        yield Proof(folder, runner)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ is of the kind that forked processes do not inherit (POSIX), so a worker that li
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from imagepipe.core.errors import EnvironmentFault
@@ -31,28 +32,28 @@ def lock_stage(name: str) -> Generator[None]:
     import fcntl
 
     path = LOCKS / f"stage-{name}.lock"
-    # Written in place: who replaces the file has another lock.
-    with report_write_errors(path):
-        LOCKS.mkdir(exist_ok=True)
-        file = path.open("a+", encoding="ascii")
-    with file:
-        file.seek(0)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise EnvironmentFault(describe_holder(name, file.read().strip())) from error
-        except OSError as error:
-            raise EnvironmentFault(
-                f"{path}: cannot be locked: {error.strerror}. Put the project on a disk that knows locks."
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    with open_lock(path) as file:
+        with report_write_errors(path):
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise EnvironmentFault(describe_holder(name, file.read().decode("ascii").strip())) from error
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode("ascii"))
         os.environ[HOLDER] = str(os.getpid())
         try:
             yield
         finally:
             del os.environ[HOLDER]
+
+
+def open_lock(path: Path) -> FileIO:
+    """The file to lock, which is written in place: who replaces it has another lock."""
+    with report_write_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        file = FileIO(path, "a+")
+        file.seek(0)
+        return file
 
 
 def describe_holder(name: str, process: str) -> str:
