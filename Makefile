@@ -29,6 +29,7 @@ repro: env
 	@if [ -n "$(RECIPE)" ]; then imagepipe use "recipes/$(RECIPE).yaml"; fi
 	@dvc repro
 	@imagepipe summary
+	@imagepipe fsck --quick
 
 check: env-dev
 	ruff format --check .

@@ -9,6 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+from imagepipe.core.lifetime import guard_stage
+
+if __name__ == "__main__":
+    guard_stage()  # before what takes long to import
+
 from imagepipe.core.config import PARAMS_FILE, load_section, read_yaml
 from imagepipe.core.run import count_jobs, load_run_params
 from imagepipe.core.stage import run_stage

@@ -5,6 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from imagepipe.core.lifetime import guard_stage
+
+if __name__ == "__main__":
+    guard_stage()  # before what takes long to import
+
 from imagepipe.core.config import load_section
 from imagepipe.core.engines import open_engine
 from imagepipe.core.run import load_run_params

@@ -13,6 +13,11 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # (https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html).
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+from imagepipe.core.lifetime import guard_stage
+
+if __name__ == "__main__":
+    guard_stage()  # before what takes long to import
+
 from imagepipe.core.config import load_section
 from imagepipe.core.run import load_run_params
 from imagepipe.core.stage import run_stage

@@ -83,6 +83,25 @@ def make_records(make_image: Callable[..., NDArray[np.uint8]]) -> Callable[..., 
     return make
 
 
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Generator[Callable[[str], Path]]:
+    """`mount_disk("size=64k")`: an empty disk of its own in memory; the test is skipped where none may be mounted."""
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"disk{len(mounted)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "imagepipe-test", str(place)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a disk in memory")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
 @pytest.fixture(scope="session")
 def copy_project() -> Callable[[Path], Path]:
     """`copy_project(folder)`: the files of this checkout as a fresh Git repository with one commit, and no outputs."""

@@ -1,5 +1,8 @@
-"""The knobs of a run."""
+"""The knobs of a run, and the name of what a process left that was killed."""
 
+import socket
+import subprocess
+import sys
 from typing import Any
 
 from imagepipe.core.run import RunParams
@@ -20,3 +23,10 @@ def make_run(**changes: Any) -> RunParams:
         "checkpoint_minutes": 5,
     }
     return RunParams(**values | changes)
+
+
+def name_abandoned() -> str:
+    """What a process that has ended would have called what it wrote."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return f".{process.pid}@{socket.gethostname()}.0123456789abcdef.part"

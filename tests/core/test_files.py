@@ -1,6 +1,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from imagepipe.core.files import (
     replace_directory,
     report_write_errors,
     round_numbers,
-    sync_directory,
+    sync_path,
     write_blocks,
     write_bytes,
     write_csv,
@@ -42,9 +44,9 @@ def list_names(folder: Path) -> list[str]:
 
 
 def test_syncs_a_folder_that_is_there(tmp_path: Path) -> None:
-    sync_directory(tmp_path)
+    sync_path(tmp_path)
     with pytest.raises(FileNotFoundError):
-        sync_directory(tmp_path / "absent")
+        sync_path(tmp_path / "absent")
 
 
 def test_writes_bytes_into_a_new_folder(tmp_path: Path) -> None:
@@ -115,6 +117,123 @@ def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path: Path) -> None:
     assert "EnvironmentFault: x: cannot be written: File too large." in done.stderr
     assert list_names(tmp_path) == ["x"]
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+NO_ROOM = "Make room or change the permissions, then run the stage again; nothing half-written was left."
+
+
+def test_a_full_disk_is_named_and_the_old_file_stays(mount_disk: Callable[[str], Path]) -> None:
+    disk = mount_disk("size=64k")
+    write_bytes(disk / "x", b"old")
+    with pytest.raises(EnvironmentFault) as caught:
+        write_bytes(disk / "x", bytes(100_000))
+    assert str(caught.value) == f"{disk / 'x'}: cannot be written: No space left on device. {NO_ROOM}"
+    assert list_names(disk) == ["x"]
+    assert (disk / "x").read_bytes() == b"old"
+
+
+def test_a_disk_that_takes_no_further_file_is_named(mount_disk: Callable[[str], Path]) -> None:
+    disk = mount_disk("nr_inodes=3")
+    (disk / "out").mkdir()
+    (disk / "out" / "old").write_text("0")
+    with pytest.raises(EnvironmentFault, match=r"x: cannot be written: No space left on device\."):
+        write_bytes(disk / "x", b"x")
+    with (
+        pytest.raises(EnvironmentFault, match=r"out: cannot be written: No space left on device\."),
+        replace_directory(disk / "out"),
+    ):
+        pass
+    assert list_names(disk) == ["out"]
+    assert list_names(disk / "out") == ["old"]
+
+
+def test_a_disk_that_may_only_be_read_is_named(mount_disk: Callable[[str], Path]) -> None:
+    disk = mount_disk("ro")
+    with pytest.raises(EnvironmentFault, match=r"x: cannot be written: Read-only file system\."):
+        write_bytes(disk / "x", b"x")
+    with (
+        pytest.raises(EnvironmentFault, match=r"out: cannot be written: Read-only file system\."),
+        replace_directory(disk / "out"),
+    ):
+        pass
+
+
+def test_a_folder_that_is_a_disk_of_its_own_cannot_be_replaced_and_stays(mount_disk: Callable[[str], Path]) -> None:
+    disk = mount_disk("size=64k")
+    (disk / "old").write_text("0")
+    with (
+        pytest.raises(EnvironmentFault, match=rf"{disk.name}: cannot be written: Device or resource busy\."),
+        replace_directory(disk),
+    ):
+        pass
+    assert list_names(disk) == ["old"]
+    assert list_names(disk.parent) == [disk.name]
+
+
+def test_a_file_is_written_to_the_disk_of_its_folder(mount_disk: Callable[[str], Path], tmp_path: Path) -> None:
+    """Where a rename from elsewhere would be one across devices."""
+    disk = mount_disk("size=64k")
+    (tmp_path / "link").symlink_to(disk)
+    write_bytes(tmp_path / "link" / "x", b"x")
+    with replace_directory(tmp_path / "link" / "out") as staging:
+        write_bytes(staging / "y", b"y")
+    assert list_names(disk) == ["out", "x"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the number of open files")
+def test_too_many_open_files_are_named(tmp_path: Path) -> None:
+    script = (
+        "import resource; from pathlib import Path; from imagepipe.core.files import write_bytes\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); write_bytes(Path('x'), b'x')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "EnvironmentFault: x: cannot be written: Too many open files." in done.stderr
+    assert list_names(tmp_path) == []
+
+
+ORDERED = """\
+from pathlib import Path
+from imagepipe.core.files import replace_directory, write_bytes
+write_bytes(Path("x"), b"x")
+with replace_directory(Path("out")) as staging:
+    (staging / "deep").mkdir()
+    (staging / "deep" / "y").write_bytes(b"y")
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, which sees in which order calls come")
+def test_what_a_rename_makes_known_is_on_the_disk_before_and_the_rename_after(tmp_path: Path) -> None:
+    """A power loss at any moment shows the old or the new: fsync of the file, rename, fsync of the folder."""
+    (tmp_path / "made").mkdir()
+    command = [
+        "strace",
+        "-y",
+        "-qq",
+        "-o",
+        tmp_path / "trace",
+        "-e",
+        "trace=fsync,rename",
+        sys.executable,
+        "-c",
+        ORDERED,
+    ]
+    subprocess.run(command, cwd=tmp_path / "made", check=True)
+    top = re.escape(str(tmp_path / "made"))
+    part = r"\.[0-9]+@[^\"/>]*\.part"
+    calls = [line.rpartition(" = ")[0].rstrip() for line in (tmp_path / "trace").read_text().splitlines()]
+    expected = [
+        rf"fsync\(\d+<{top}/{part}>\)",
+        rf'rename\("{part}", "x"\)',
+        rf"fsync\(\d+<{top}>\)",
+        rf"fsync\(\d+<{top}/{part}/deep/y>\)",
+        rf"fsync\(\d+<{top}/{part}/deep>\)",
+        rf"fsync\(\d+<{top}/{part}>\)",
+        rf'rename\("{part}", "out"\)',
+        rf"fsync\(\d+<{top}>\)",
+    ]
+    assert len(calls) == len(expected), calls
+    for call, pattern in zip(calls, expected, strict=True):
+        assert re.fullmatch(pattern, call), (call, pattern)
 
 
 def test_rounds_every_float_and_nothing_else() -> None:
@@ -246,6 +365,36 @@ def test_a_failure_keeps_the_old_folder(tmp_path: Path) -> None:
         (staging / "new").write_bytes((tmp_path / "absent").read_bytes())
     assert list_names(tmp_path / "out") == ["old"]
     assert list_names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("moment", ["path.rename(previous)", "staging.rename(path)", "sync_path(path.parent)"])
+def test_an_interrupt_in_the_midst_of_the_exchange_leaves_one_of_the_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Just after the call: the exchange is two renames."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("0")
+    rename, sync = Path.rename, files.sync_path
+    renames: list[Path] = []
+
+    def rename_and_end(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        renames.append(target)
+        if len(renames) == {"path.rename(previous)": 1, "staging.rename(path)": 2}.get(moment, 0):
+            raise KeyboardInterrupt
+        return done
+
+    def sync_and_end(path: Path) -> None:
+        sync(path)
+        if path == tmp_path and moment.startswith("sync"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", rename_and_end)
+    monkeypatch.setattr(files, "sync_path", sync_and_end)
+    with pytest.raises(KeyboardInterrupt), replace_directory(tmp_path / "out") as staging:
+        (staging / "new").write_text("1")
+    assert list_names(tmp_path) == ["out"]
+    assert list_names(tmp_path / "out") == (["old"] if moment.startswith("path") else ["new"])
 
 
 def test_an_interrupt_leaves_no_new_folder(tmp_path: Path) -> None:

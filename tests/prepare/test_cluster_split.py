@@ -75,7 +75,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
 
 def wait_for_first(folder: Path, process: "subprocess.Popen[str]") -> None:
     """Wait until a first chunk of images lies in staging."""
-    while process.poll() is None and not list(folder.glob(".images.*.part/*")):
+    while process.poll() is None and not list(folder.glob(".*.part/*")):
         time.sleep(0.02)
     assert process.poll() is None
 

@@ -28,6 +28,7 @@ from imagepipe.prepare.images import ImageFacts, encode_png
 from imagepipe.prepare.params import ImageParams, SplitParams
 from imagepipe.prepare.store import ImageStore, cut_chunks, look_at, open_store
 from imagepipe.sources.records import Record
+from tests.core.made import name_abandoned
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = load_section("split", SplitParams, ROOT / "recipes" / "base.yaml").image
@@ -872,11 +873,11 @@ def test_a_long_key_is_no_trouble_in_staging(tmp_path: Path, records: list[Recor
 
 
 def test_what_a_killed_run_left_beside_the_folder_is_removed(tmp_path: Path, records: list[Record]) -> None:
-    (tmp_path / ".images.abc.part").mkdir()
-    (tmp_path / ".images.abc.part" / "half.png").write_bytes(b"half")
-    (tmp_path / ".imagesmore.abc.part").mkdir()
+    left = tmp_path / name_abandoned()
+    left.mkdir()
+    (left / "half.png").write_bytes(b"half")
     store_images(records, tmp_path / "images")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".imagesmore.abc.part", "images"]
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 # Shards

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from imagepipe.core.errors import InputError
-from imagepipe.proof.fsck import QUARANTINE, Checked, check_project
+from imagepipe.proof.fsck import QUARANTINE, Checked, check_project, find_gaps
 
 STAGES = """\
 stages:
@@ -30,9 +30,12 @@ Path("metrics.json").write_text("{}")
 """
 
 
+def find_environment() -> dict[str, str]:
+    return os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+
 def run(folder: Path, *command: str) -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=find_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -234,6 +237,78 @@ def test_a_corrupt_note_of_running_commands_is_said(project: Path) -> None:
     (found,) = list_findings(check_project(quarantine=True))
     assert found.startswith(".dvc/tmp/rwlock: cannot be read (")
     assert found.endswith(", which stops every DVC command; if no DVC command runs here, delete it")
+
+
+def test_whole_caches_have_no_gaps(project: Path) -> None:
+    """Four objects: table, two images and their list; nothing needs the metrics in the cache."""
+    assert find_gaps() == (4, [])
+    overwrite(find_object("table.csv"), b"x")  # which only rehashing finds
+    assert find_gaps() == (4, [])
+
+
+def test_gaps_are_named_with_what_fills_them(project: Path) -> None:
+    listed = {entry["relpath"]: entry["md5"] for entry in json.loads(find_object("images").read_bytes())}
+    (Path(".dvc/cache/files/md5") / listed["b.png"][:2] / listed["b.png"][2:]).unlink()
+    find_object("table.csv").unlink()
+    Path("table.csv").unlink()
+    needed, findings = find_gaps()
+    assert needed == 4
+    trouble = "DVC's cache lacks 1 of its objects (was its disk full?)"
+    assert list(map(str, findings)) == [
+        f"images (for images/b.png): {trouble}; the workspace still has it: `dvc commit --force images`",
+        f"table.csv (for table.csv): {trouble}; make it again: `dvc repro`",
+    ]
+    run(project, "dvc", "repro", "-q")
+    assert find_gaps() == (4, [])
+    find_object("images").unlink()
+    assert [finding.concerned for finding in find_gaps()[1]] == [("images",)]
+    run(project, "dvc", "commit", "-q", "--force", "images")
+    assert find_gaps() == (4, [])
+
+
+def test_a_list_of_files_that_is_corrupt_is_a_gap(project: Path) -> None:
+    overwrite(find_object("images"), b"[")
+    needed, findings = find_gaps()
+    assert needed == 2
+    assert [str(finding.path) for finding in findings] == ["images"]
+
+
+FOLDER_ALONE = """\
+stages:
+  draw:
+    cmd: python draw.py
+    deps: [draw.py]
+    outs: [images]
+"""
+FULL = """\
+from pathlib import Path
+Path("images").mkdir()
+for name in ("a", "b", "c", "d"):
+    Path(f"images/{name}.png").write_text(name * 50_000)
+"""
+
+
+def test_a_cache_whose_disk_is_full_is_noticed_although_dvc_exits_with_0(
+    project: Path, mount_disk: Callable[[str], Path]
+) -> None:
+    disk = mount_disk("size=128k")
+    run(project, "dvc", "cache", "dir", "--local", str(disk))
+    Path("dvc.yaml").write_text(FOLDER_ALONE, "utf-8")
+    Path("draw.py").write_text(FULL, "utf-8")
+    done = subprocess.run(["dvc", "repro"], env=find_environment(), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "failed to transfer" in done.stdout + done.stderr
+    again = subprocess.run(["dvc", "repro"], env=find_environment(), capture_output=True, text=True)
+    assert again.returncode == 0
+    quick = subprocess.run(["imagepipe", "fsck", "--quick"], env=find_environment(), capture_output=True, text=True)
+    assert quick.returncode == 1
+    assert "DVC's cache lacks" in quick.stdout
+    assert "(was its disk full?); the workspace still has it: `dvc commit --force images`" in quick.stdout
+    assert any("is not there; the workspace still has it" in found for found in list_findings(check_project(True)))
+    subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)  # room is made
+    run(project, "dvc", "commit", "-q", "--force")
+    assert find_gaps()[1] == []
+    assert check_project(quarantine=True).findings == []
 
 
 def test_a_folder_without_a_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from imagepipe.sources import download as module
 from imagepipe.sources import remote
 from imagepipe.sources.download import RemoteFile, Terms, download, name_download, obtain_archive, obtain_file
 from imagepipe.sources.remote import Reader, read_http, read_storage
+from tests.core.made import name_abandoned
 from tests.sources.loopback import Handler, LoopbackServer, redirect
 
 BODY = bytes(range(256)) * 300
@@ -566,11 +567,13 @@ def test_two_archives_of_one_base_name_are_kept_apart(server: LoopbackServer, tm
     assert list_kept(tmp_path) == ["cats.zip", "cats.zip"]
 
 
-def test_what_an_interrupted_download_left_is_not_used(server: LoopbackServer, tmp_path: Path) -> None:
+def test_what_an_interrupted_download_left_is_not_used_and_removed(server: LoopbackServer, tmp_path: Path) -> None:
     server.answers["/cats.zip"] = lambda handler: handler.answer(200, BODY)
     (tmp_path / "downloads").mkdir()
-    (tmp_path / "downloads" / ".stale.part").write_bytes(BODY[:5])
-    assert obtain_archive(f"{server.url}/cats.zip", SHA256, 10**9, tmp_path).read_bytes() == BODY
+    (tmp_path / "downloads" / name_abandoned()).write_bytes(BODY[:5])
+    path = obtain_archive(f"{server.url}/cats.zip", SHA256, 10**9, tmp_path)
+    assert path.read_bytes() == BODY
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("sha256", ["", OTHER])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -208,3 +209,24 @@ def test_kill_9_at_any_moment_changes_no_byte(make_project: Callable[..., Path],
         assert (project / name).read_bytes() == (whole / name).read_bytes()
     assert (project / "reports/train/metrics.json").read_bytes() == (whole / "reports/train/metrics.json").read_bytes()
     assert list(root.glob("*/*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "workers"), [(2, 0), (1, 2)])
+def test_what_a_killed_stage_has_started_ends_with_it(
+    make_project: Callable[..., Path], processes: int, workers: int
+) -> None:
+    """Processes that train, or that load batches; the pipe is read to its end, which is that of the last of them."""
+    sizes = {"train": 400, "val": 6, "test": 5}
+    project = make_project("killed", sizes, model="cnn", epochs=1000, lr=0.01, processes=processes)
+    params = json.loads((project / "params.yaml").read_text("utf-8"))
+    params["run"]["workers"] = workers
+    params["train"]["augment"]["transform"] = "RandomInvert p=0.5" if workers else ""
+    (project / "params.yaml").write_text(json.dumps(params), "utf-8")
+    with start_stage(project) as stage:
+        while not list((project.parent / "cache" / "checkpoints").glob("*/*.ckpt")):
+            assert stage.poll() is None
+            time.sleep(0.01)
+        assert len(psutil.Process(stage.pid).children(recursive=True)) >= 2
+        stage.kill()
+        stage.communicate(timeout=60)

@@ -151,7 +151,8 @@ def open_cluster(run: RunParams) -> Generator[RayEngine]:
     """
     name = f"at {run.ray_address}" if run.ray_address else "of this machine"
     with keep_process(), quieten_ray():
-        context = connect_ray(run.ray_address) if run.ray_address else start_ray(count_jobs(run))
+        with keep_answer():
+            context = connect_ray(run.ray_address) if run.ray_address else start_ray(count_jobs(run))
         try:
             yield RayEngine(name)
         finally:
@@ -235,17 +236,24 @@ def count_cpus() -> int:
 
 @contextmanager
 def keep_process() -> Generator[None]:
-    """Undo at the end what Ray does to this process: environment variables, and who answers SIGTERM."""
+    """Undo at the end what Ray does to the environment variables of this process."""
     before = dict(os.environ)
-    mine = threading.current_thread() is threading.main_thread()
-    answer = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         for name in set(os.environ) - set(before) - {"RAY_AUTH_TOKEN"}:  # which Ray remembers as long as we live
             del os.environ[name]
         os.environ.update(before)
-        if mine:
+
+
+@contextmanager
+def keep_answer() -> Generator[None]:
+    """Undo what Ray does to this process as it connects: it takes it on itself to answer SIGTERM."""
+    answer = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, answer)
 
 

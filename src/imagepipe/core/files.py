@@ -9,7 +9,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,19 +21,29 @@ import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import EnvironmentFault
+from imagepipe.core.unfinished import make_unfinished, name_unfinished, remove_abandoned
 
 PIECES = 10  # of rows of a table that are written at once; a piece is what pandas itself formats at once
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames inside `directory` survive a power loss (a no-op where folders cannot be opened, as on Windows)."""
+def sync_path(path: Path) -> None:
+    """Make what a file holds, or renames inside a folder, survive a power loss (a no-op on Windows, where folders
+    cannot be opened)."""
     if os.name == "nt":
         return
-    handle = os.open(directory, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file and folder below `folder`, and itself, survive a power loss."""
+    for name, _, files in os.walk(folder, topdown=False):
+        for file in files:
+            sync_path(Path(name, file))
+        sync_path(Path(name))
 
 
 @contextmanager
@@ -62,10 +71,10 @@ def write_blocks(path: Path, blocks: Iterable[bytes], durable: bool = True) -> N
     """As `write_bytes`, for what is made piece by piece, so that it need not be in memory at once."""
     with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-        temporary = Path(name)
+        remove_abandoned(path.parent)
+        temporary = path.with_name(name_unfinished())
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 for block in blocks:
                     file.write(block)
                 file.flush()
@@ -77,7 +86,7 @@ def write_blocks(path: Path, blocks: Iterable[bytes], durable: bool = True) -> N
             temporary.unlink(missing_ok=True)
             raise
         if durable:
-            sync_directory(path.parent)
+            sync_path(path.parent)
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
@@ -168,24 +177,24 @@ def replace_directory(path: Path) -> Generator[Path]:
     What stood at `path` before is gone only once the new folder is complete.
     """
     with report_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        staging = make_unfinished(path.parent)
+    previous = path.with_name(name_unfinished())
     try:
         yield staging
         with report_write_errors(path):
             staging.chmod(0o755)
-            previous = staging.with_name(f"{staging.name}.old.part")
+            sync_tree(staging)
             if path.exists():
                 path.rename(previous)
-            try:
-                staging.rename(path)
-            except OSError:
-                if previous.exists():
-                    previous.rename(path)
-                raise
-            sync_directory(path.parent)
-            shutil.rmtree(previous, ignore_errors=True)
+            staging.rename(path)
+            sync_path(path.parent)
+    except BaseException:
+        if previous.exists() and not path.exists():
+            previous.rename(path)
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)

@@ -30,6 +30,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 import imagepipe
 from imagepipe.core.errors import EnvironmentFault
+from imagepipe.core.lifetime import follow_parent
 
 Item = TypeVar("Item")
 Chunk = TypeVar("Chunk", bound=Sized)
@@ -214,10 +215,17 @@ def keep_pool(jobs: int) -> ProcessPoolExecutor:
 
     Not the pool that joblib keeps: that one must be joblib's alone.
     """
-    pool = ProcessPoolExecutor(jobs, timeout=IDLE)
+    pool = ProcessPoolExecutor(jobs, timeout=IDLE, initializer=follow_caller, initargs=(os.getpid(),))
     # Where this process is itself one of multiprocessing's, it would wait for idle ones at its end.
     Finalize(None, pool.shutdown, exitpriority=100)
     return pool
+
+
+def follow_caller(process: int) -> None:
+    """Let this worker leave with the process that started it, which also answers what is typed (Ctrl-C)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.name == "posix":
+        follow_parent(process, lambda: os._exit(1))
 
 
 def run_chunks(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from imagepipe.core.errors import EnvironmentFault, ImagepipeError
+from imagepipe.core.lock import lock_stage
 
 # Objects made before Python looks for cycles among them. A stage makes millions that live to its end, and looking at
 # them again after every 700, as it does by itself, took a twentieth of split's time.
@@ -18,7 +19,8 @@ YOUNG_OBJECTS = 200_000
 def run_stage(main: Callable[..., None]) -> None:
     """Call `main` with the command line's paths, one for each of its parameters, in order.
 
-    An ImagepipeError is printed without a traceback and ends the process with its exit code.
+    An ImagepipeError is printed without a traceback and ends the process with its exit code; another run of the same
+    stage here is one.
     """
     names = list(inspect.signature(main).parameters)
     arguments = sys.argv[1:]
@@ -32,7 +34,8 @@ def run_stage(main: Callable[..., None]) -> None:
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     try:
         check_encoding(sys.getfilesystemencoding())
-        main(*map(Path, arguments))
+        with lock_stage(Path(sys.argv[0]).stem):
+            main(*map(Path, arguments))
     except ImagepipeError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)

@@ -17,10 +17,7 @@ import io
 import json
 import os
 import re
-import secrets
 import shutil
-import socket
-import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +35,7 @@ from imagepipe.core.hashes import hash_bytes
 from imagepipe.core.parallel import LocalEngine
 from imagepipe.core.run import RunParams, find_cache_root
 from imagepipe.core.slices import ImageFiles
+from imagepipe.core.unfinished import make_unfinished, name_unfinished, read_time
 from imagepipe.data.images import Chunk, Decoded, RowHashes, decode_chunk, hash_chunk, measure_image
 
 FORMAT = 1  # of the entries, and of what decoding makes of a file; entries of another are left alone
@@ -48,10 +46,8 @@ PIECE = 2**20  # bytes read at once: they are hashed while the processor still h
 CHUNK = 1000  # images that a worker decodes at once, at most
 CHUNK_BYTES = 8 * 2**20  # of decoded pixels: bounds what workers and the pipes between hold
 PROBES = 16  # images that are looked at to estimate the size of all
-DAY = 86_400.0  # seconds after which an unfinished entry is given up, whoever began it
 
 _ENTRY = re.compile(r"v[0-9]+-[0-9a-f]{64}")
-_UNFINISHED = re.compile(r"\.([0-9]+)@(.+)\.[0-9a-f]{16}\.part")
 
 
 class NotKept(Exception):
@@ -310,10 +306,7 @@ class PixelCache:
         Raises NotKept where that cannot be.
         """
         with report_unkept():
-            self.root.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(self.root)
-            staging = self.root / name_unfinished()
-            staging.mkdir()
+            staging = make_unfinished(self.root)
             try:
                 self._write(staging, files, known, self._find_held(entry, known, jobs), jobs)
                 if not entry.is_dir():
@@ -454,11 +447,6 @@ def name_entry(hashes: NDArray[np.uint8]) -> str:
     return f"v{FORMAT}-{digest.hexdigest()}"
 
 
-def name_unfinished() -> str:
-    """A new name that says who builds here."""
-    return f".{os.getpid()}@{socket.gethostname()}.{secrets.token_hex(8)}.part"
-
-
 def read_entry(path: Path) -> Entry:
     """Raises DamagedEntry where one of its files, its pixels aside, is not what was written."""
     text, hashes = (path / DESCRIPTION).read_bytes(), np.fromfile(path / HASHES, np.uint8)
@@ -533,14 +521,6 @@ def list_entries(root: Path) -> list[Path]:
     return sorted(entries, key=lambda path: (-read_time(path / DESCRIPTION), path.name))
 
 
-def read_time(path: Path) -> float:
-    """When a file was changed last; 0 where there is none."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def measure_entry(entry: Path) -> int:
     """Bytes of its files; 0 where another process removes it just now."""
     try:
@@ -563,31 +543,3 @@ def remove_entry(entry: Path) -> None:
     with suppress(FileNotFoundError):  # another process was quicker
         entry.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def remove_abandoned(root: Path) -> None:
-    """Remove what processes left that were ended while they built or removed an entry."""
-    for path in root.glob(".*.part"):
-        if is_abandoned(path):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def is_abandoned(path: Path) -> bool:
-    """Whether nobody works on an unfinished entry: its process has ended, or nothing was written to it for a day."""
-    named = _UNFINISHED.fullmatch(path.name)
-    if named is None:
-        return False
-    if os.name == "posix" and named[2] == socket.gethostname() and not is_alive(int(named[1])):
-        return True
-    return time.time() - max(read_time(path), read_time(path / PIXELS)) > DAY
-
-
-def is_alive(process: int) -> bool:
-    """Whether there is a process of this number on this machine (POSIX)."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True

@@ -1,6 +1,6 @@
 """Labelled images from elsewhere, judged as the test split is: read, checked and converted alike, classes by name."""
 
-import tempfile
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from imagepipe.core.parallel import LocalEngine
 from imagepipe.core.progress import open_progress
 from imagepipe.core.run import RunParams, count_jobs, load_run_params
 from imagepipe.core.slices import FileSlice
+from imagepipe.core.unfinished import make_unfinished
 from imagepipe.data.conversion import Conversion, Foreign, bring_batches, read_conversion
 from imagepipe.evaluation.metrics import list_predicted_classes, measure_predictions, summarise
 from imagepipe.evaluation.params import EvaluateParams
@@ -70,12 +71,13 @@ def judge_images(
     run, model = load_run_params(), load_classifier(model_path)
     conversion = read_conversion(model.info.conversion, model.info.image, str(model_path))
     with report_write_errors(scratch):
-        scratch.mkdir(parents=True, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix=".evaluate.", suffix=".part", dir=scratch)
-    with made as raw_dir:
-        records, notes = read_labelled(place, Path(raw_dir), run)
+        raw_dir = make_unfinished(scratch)
+    try:
+        records, notes = read_labelled(place, raw_dir, run)
         known, ignored = bind_classes(records, model.info.classes, place, ignore_unknown)
         found = predict_records(model, known, conversion, LocalEngine(count_jobs(run)), params.batch_size)
+    finally:
+        shutil.rmtree(raw_dir, ignore_errors=True)
     unreadable = sorted(f"{record.source}: {reason}" for record, reason in found.unusable)
     if not found.records:
         raise InputError(list_findings(f"{place}: none of the images can be used", unreadable))

@@ -5,10 +5,8 @@ run from nothing. New PNGs wait in a staging folder until the split stands, so t
 They get their place by rename without fsync, since the index, which is fsynced and written last, exposes damage.
 """
 
-import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,6 +35,7 @@ from imagepipe.core.shards import (
     write_shard,
 )
 from imagepipe.core.slices import FileSlice
+from imagepipe.core.unfinished import make_unfinished
 from imagepipe.prepare.examination import (
     Examined,
     Known,
@@ -292,15 +291,9 @@ class ImageStore:
 
 @contextmanager
 def open_store(images_dir: Path, params: ImageParams, engine: Engine, shards: bool) -> Generator[ImageStore]:
-    """The store over `images_dir`; its staging folder lies beside it and is removed at the end.
-
-    So is what a run that was killed left there.
-    """
+    """The store over `images_dir`; its staging folder lies beside it and is removed at the end."""
     with report_write_errors(images_dir):
-        images_dir.parent.mkdir(parents=True, exist_ok=True)
-        for left in images_dir.parent.glob(f".{glob.escape(images_dir.name)}.*.part"):
-            shutil.rmtree(left)
-        staging = Path(tempfile.mkdtemp(prefix=f".{images_dir.name}.", suffix=".part", dir=images_dir.parent))
+        staging = make_unfinished(images_dir.parent)
     try:
         yield ImageStore(images_dir, staging, params, engine, shards)
     finally:

@@ -102,12 +102,38 @@ def check_project(quarantine: bool) -> Checked:
         findings.append(Finding(objects[name], trouble, find_remedy(project, target, whole), tuple(concerned[name])))
     for name, path, output in wanted:
         if name not in sound:
-            place = project.cache / name[:2] / name[2:]
+            place = locate(project.cache, name)
             findings.append(Finding(place, "is not there", find_remedy(project, output, whole), (path,)))
     findings += [describe_change(project, output, sound) for output in project.outputs if output not in whole]
     runs = sorted(project.runs.glob("??/*/*"))
     findings += [found for path in runs if (found := check_run(path, quarantine))]
     return Checked(len(objects), len(runs), len(project.outputs), findings)
+
+
+def find_gaps() -> tuple[int, list[Finding]]:
+    """What DVC's cache lacks of what the outputs need, rehashing no more than that; and how many objects they need.
+
+    Where the cache's disk is full, `dvc repro` says so in passing, exits with 0 and writes a lock that points to
+    objects that are not there. Raises InputError where there is no DVC project.
+    """
+    project, findings = open_project()
+    folders = [output.md5 for output in project.outputs if output.cached and output.md5.endswith(FOLDER)]
+    sound = {name: hash_object(locate(project.cache, name)) == name.removesuffix(FOLDER) for name in folders}
+    needed, lacking = set[str](), defaultdict[Output, list[str]](list)
+    for name, path, output in list_wanted(project, sound):
+        needed.add(name)
+        if not sound.get(name, locate(project.cache, name).is_file()):
+            lacking[output].append(path)
+    for output, paths in lacking.items():
+        whole = [output] if is_whole(output, project.cache, sound) else []
+        trouble = f"DVC's cache lacks {len(paths):,} of its objects (was its disk full?)"
+        findings.append(Finding(Path(output.path), trouble, find_remedy(project, output, whole), tuple(paths)))
+    return len(needed), findings
+
+
+def locate(cache: Path, name: str) -> Path:
+    """Where the cache has an object."""
+    return cache / name[:2] / name[2:]
 
 
 def open_project() -> tuple[Project, list[Finding]]:
@@ -208,7 +234,7 @@ def list_wanted(project: Project, sound: Mapping[str, bool]) -> Iterator[tuple[s
 
 def read_folder(cache: Path, name: str) -> list[tuple[str, str]]:
     """Path and MD5 of each file that a list in the cache names."""
-    entries = cast("list[dict[str, str]]", json.loads((cache / name[:2] / name[2:]).read_bytes()))
+    entries = cast("list[dict[str, str]]", json.loads(locate(cache, name).read_bytes()))
     return [(entry["relpath"], entry["md5"]) for entry in entries]
 
 

@@ -3,10 +3,8 @@
 A file is believed only when its checksum is right, and only then gets its name.
 """
 
-import os
 import re
 import shutil
-import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from urllib.parse import urlsplit
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import report_write_errors
 from imagepipe.core.hashes import hash_bytes, hash_file
+from imagepipe.core.unfinished import name_unfinished, remove_abandoned
 from imagepipe.sources.remote import Reader, RemoteFault, TransientError, choose_reader, hide_credentials, read_http
 
 ATTEMPTS = 3
@@ -148,9 +147,9 @@ def download(url: str, target: Path, terms: Terms, read: Reader = read_http) -> 
     """
     with report_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)  # its own, beside other fetches
-        os.close(handle)
-    part = Path(name)
+        remove_abandoned(target.parent)
+        part = target.with_name(name_unfinished())  # its own, beside other fetches
+        part.touch()
     problem = ""
     for attempt in range(ATTEMPTS):
         if attempt:

@@ -20,7 +20,6 @@ import pickle
 import shutil
 import string
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections import Counter
@@ -38,6 +37,7 @@ from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import order_classes
 from imagepipe.core.run import RunParams, find_cache_root
 from imagepipe.core.tables import read_text_table, share_cells
+from imagepipe.core.unfinished import make_unfinished
 from imagepipe.sources.archive import Member, list_members, write_members
 from imagepipe.sources.download import Terms, download, locate_download, name_download
 from imagepipe.sources.params import FetchParams
@@ -333,8 +333,7 @@ def open_root(params: FetchParams, image_set: ExportSet, run: RunParams) -> Gene
     elif downloaded:
         cache_root = find_cache_root(run)
         with report_write_errors(cache_root):
-            (cache_root / "torchvision").mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{params.name}.", suffix=".part", dir=cache_root / "torchvision"))
+            folder = make_unfinished(cache_root / "torchvision")
         try:
             with route_downloads(run.mirror, cache_root, params.max_gigabytes) as downloads:
                 yield Root(folder, downloads)

@@ -1,0 +1,211 @@
+"""With real processes: stages that sleep, killed or told to end; a DVC that is killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and parents are POSIX's")
+
+STAGE = """\
+import sys, time
+from imagepipe.core.lifetime import guard_stage
+if __name__ == "__main__":
+    guard_stage()
+{early}
+from pathlib import Path
+from imagepipe.core.files import replace_directory, write_blocks
+from imagepipe.core.stage import run_stage
+
+def make_blocks():
+    yield b"half"
+    print("busy", flush=True)
+    time.sleep(600)
+
+def main(out_dir: Path) -> None:
+    with replace_directory(out_dir) as staging:
+        write_blocks(staging / "file", make_blocks())
+
+if __name__ == "__main__":
+    run_stage(main)
+"""
+PIPELINE = """\
+stages:
+  busy:
+    cmd: python busy.py out
+    outs: [out]
+"""
+ENDED = "error: ended by {}; nothing half-written is left. Run it again.\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "busy.py").write_text(STAGE.format(early=""), "utf-8")
+    return tmp_path
+
+
+@contextmanager
+def start(folder: Path, *command: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """The command, both of whose outputs are one pipe; it and what it started are killed at the end."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(ROOT / "src")} | variables
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(process: "subprocess.Popen[str]", line: str) -> None:
+    """Read what the process prints up to a line."""
+    assert process.stdout is not None
+    read: list[str] = []
+    while not read or read[-1] != f"{line}\n":
+        read.append(process.stdout.readline())
+        assert read[-1], "".join(read)
+
+
+def read_rest(process: "subprocess.Popen[str]") -> str:
+    """What is printed until the last process that holds the pipe has ended."""
+    return process.communicate(timeout=60)[0]
+
+
+def list_names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_ends_a_stage_in_good_order(folder: Path, name: str) -> None:
+    number = signal.Signals[name]
+    with start(folder, sys.executable, "busy.py", "out") as process:
+        wait_for(process, "busy")
+        assert len(list_names(folder)) == 2
+        process.send_signal(number)
+        assert read_rest(process) == ENDED.format(name)
+    assert process.returncode == 128 + number
+    assert list_names(folder) == {"busy.py"}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_so_it_does_while_it_imports(folder: Path, name: str) -> None:
+    number = signal.Signals[name]
+    early = "print('importing', flush=True); time.sleep(600)"
+    (folder / "busy.py").write_text(STAGE.format(early=early), "utf-8")
+    with start(folder, sys.executable, "busy.py", "out") as process:
+        wait_for(process, "importing")
+        process.send_signal(number)
+        assert read_rest(process) == ENDED.format(name)
+    assert process.returncode == 128 + number
+
+
+def test_further_signals_do_not_cut_short_what_is_cleaned_up(folder: Path) -> None:
+    with start(folder, sys.executable, "busy.py", "out") as process:
+        wait_for(process, "busy")
+        for _ in range(50):
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
+        assert read_rest(process).count("\n") == 1
+    assert list_names(folder) == {"busy.py"}
+
+
+def test_the_hang_up_that_nohup_ignores_stays_ignored(folder: Path) -> None:
+    with start(folder, "nohup", sys.executable, "busy.py", "out") as process:
+        wait_for(process, "busy")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert read_rest(process) == ENDED.format("SIGTERM")
+
+
+def test_a_forked_process_answers_as_all_do(tmp_path: Path) -> None:
+    script = (
+        "import os, signal\n"
+        "from imagepipe.core.lifetime import guard_stage\n"
+        "guard_stage()\n"
+        "if not os.fork():\n"
+        "    print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, flush=True)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    with start(tmp_path, sys.executable, "-c", script) as process:
+        assert read_rest(process) == f"True\n{-signal.SIGTERM}\n"
+
+
+def make_project(folder: Path) -> None:
+    """A DVC project of one stage."""
+    (folder / "dvc.yaml").write_text(PIPELINE, "utf-8")
+    with start(folder, "dvc", "init", "--no-scm", "-q") as process:
+        assert read_rest(process) == ""
+
+
+def write_waiting_shell(folder: Path) -> Path:
+    """A shell that waits for the command that it is given, as fish does."""
+    path = folder / "patient"
+    path.write_text('#!/bin/sh\neval "$2"\nexit $?\n', "utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "bash", "zsh", "fish", "patient"])
+def test_a_stage_ends_when_dvc_is_killed(folder: Path, shell: str) -> None:
+    """The pipe is read to its end, which is that of the last process that holds it. What runs is left as it is said."""
+    path = str(write_waiting_shell(folder)) if shell == "patient" else shutil.which(shell)
+    if path is None:
+        pytest.skip(f"needs {shell}")
+    make_project(folder)
+    with start(folder, "dvc", "repro", SHELL=path) as process:
+        wait_for(process, "busy")
+        process.kill()
+        assert read_rest(process) == ENDED.format("SIGTERM")
+    assert not (folder / "out").exists()
+    assert not list(folder.glob(".*.part"))
+
+
+@pytest.mark.parametrize(("starter", "watches"), [("DVC_STAGE", 1), ("TORCHELASTIC_RUN_ID", 1), ("NOBODY", 0)])
+def test_only_dvc_and_torchrun_are_followed_into_their_end(tmp_path: Path, starter: str, watches: int) -> None:
+    """What a person started by hand may outlive the shell."""
+    script = (
+        "import threading; from imagepipe.core.lifetime import guard_stage\n"
+        "guard_stage(); print(threading.active_count() - 1)"
+    )
+    with start(tmp_path, sys.executable, "-c", script, **{starter: "busy"}) as process:
+        assert read_rest(process) == f"{watches}\n"
+
+
+WORKERS = """\
+import os, sys, time
+from imagepipe.core import parallel
+
+def tell_and_hang(chunk):
+    print("hanging", os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    engine = parallel.LocalEngine(2)
+    list(engine._share(tell_and_hang, iter([[1]])))
+"""
+
+
+def test_processes_for_trusted_work_leave_with_a_stage_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "share.py").write_text(WORKERS, "utf-8")
+    with start(tmp_path, sys.executable, "share.py") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("hanging ")
+        process.kill()
+        assert "hanging" not in read_rest(process)  # which ends with the worker, that holds the pipe, too

@@ -1,0 +1,148 @@
+"""Faults on purpose: a stage under strace, which kills it at a certain system call, or lets that call fail."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+# What changes a disk. Opening a file anew does, too, and is followed by a write.
+CHANGING = ("write", "sendfile", "copy_file_range", "rename", "fsync", "mkdir", "unlink", "unlinkat", "rmdir", "chmod")
+CALL = re.compile(r"(?:(?P<thread>[0-9]+) +)?(?P<name>\w+)\((?P<rest>.*)")
+PLACE = re.compile(r'<(?P<open>[^>]*)>|"(?P<named>[^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage with the paths that `dvc.yaml` gives it, and those of them, or below them, that it writes."""
+
+    name: str
+    arguments: tuple[str, ...]
+    outs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens at the `number`th call of this name: `error`, or, where that is '', the end by SIGKILL."""
+
+    call: str
+    number: int
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.error or 'SIGKILL'} at {self.call} {self.number}"
+
+    def describe(self) -> str:
+        """As strace takes it."""
+        what = f"error={self.error}" if self.error else "signal=KILL"
+        return f"inject={self.call}:{what}:when={self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a run ended: its exit code, negative where a signal ended it, what it printed, and what strace noted."""
+
+    code: int
+    printed: str
+    trace: list[str]
+
+
+class Runner:
+    """Runs stages in a scratch folder, in which `project` is the workspace and `cache` the cache root."""
+
+    def __init__(self, scratch: Path, program: "subprocess.Popen[str]") -> None:
+        self.program = program
+        self.scratch = scratch
+        self.project, self.cache = scratch / "project", scratch / "cache"
+        self.aside = scratch.with_name(f"{scratch.name}-aside")
+        self.aside.mkdir()
+        self.modules: dict[str, list[str]] = {}
+
+    def run(self, stage: Stage, fault: Fault | None = None) -> Done:
+        """Run a stage and note what changes a disk.
+
+        Its first run teaches which modules it imports, and is not traced, which would make importing slow.
+        """
+        printed, imported, trace = (self.aside / name for name in ("printed", "imported", "trace"))
+        order = {
+            "folder": str(self.project),
+            "script": str(ROOT / "stages" / f"{stage.name}.py"),
+            "arguments": stage.arguments,
+            "environment": {"IMAGEPIPE_CACHE": str(self.cache)},
+            "printed": str(printed),
+            "modules": self.modules.get(stage.name, []),
+            "imported": "" if stage.name in self.modules else str(imported),
+        }
+        assert self.program.stdin is not None
+        self.program.stdin.write(f"{json.dumps(order)}\n")
+        self.program.stdin.flush()
+        process = int(self.read_answer())
+        trace.write_text("")
+        with nullcontext() if order["imported"] else trace_process(process, trace, fault):
+            os.kill(process, signal.SIGCONT)
+            code = int(self.read_answer())
+        if order["imported"] and not code:
+            self.modules[stage.name] = json.loads(imported.read_bytes())
+        return Done(code, printed.read_text("utf-8"), trace.read_text("utf-8", "replace").splitlines())
+
+    def read_answer(self) -> str:
+        """The next line that the program says."""
+        assert self.program.stdout is not None
+        return self.program.stdout.readline()
+
+    def list_calls(self, trace: list[str]) -> list[tuple[str, int]]:
+        """Name and number of each call of a run's first thread that changes something in the scratch folder."""
+        calls = list(filter(None, map(CALL.match, trace)))
+        counts: Counter[str] = Counter()
+        found: list[tuple[str, int]] = []
+        for call in calls:
+            if call["thread"] == calls[0]["thread"]:
+                counts[call["name"]] += 1
+                if self.concerns(call["rest"]):
+                    found.append((call["name"], counts[call["name"]]))
+        return found
+
+    def concerns(self, rest: str) -> bool:
+        """Whether a call's first path is in the scratch folder; the workspace is the present folder there."""
+        place = PLACE.search(rest)
+        if place is None:
+            return False
+        path = place["open"] or place["named"] or ""
+        return path.startswith(f"{self.scratch}/") if place["open"] is not None or path.startswith("/") else bool(path)
+
+
+@contextmanager
+def open_runner(scratch: Path) -> Iterator[Runner]:
+    """The program that the runner talks to ends with the block."""
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("forked.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    ) as program:
+        yield Runner(scratch, program)
+
+
+@contextmanager
+def trace_process(process: int, trace: Path, fault: Fault | None) -> Iterator[None]:
+    """strace a process that has stopped itself, and all that it starts, until it ends."""
+    options = ["-e", f"trace={','.join(CHANGING)}", *(["-e", fault.describe()] if fault else [])]
+    with subprocess.Popen(["strace", "-f", "-y", "-qq", "-o", trace, *options, "-p", str(process)]) as strace:
+        while not is_traced(process):
+            assert strace.poll() is None
+            time.sleep(0.002)
+        yield
+
+
+def is_traced(process: int) -> bool:
+    return "TracerPid:\t0\n" not in Path(f"/proc/{process}/status").read_text("ascii")

@@ -1,0 +1,184 @@
+"""Each stage is killed at every call that changes a disk, or its disk is full there; the next run mends all of it."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagepipe.core.config import read_yaml
+from tests.conftest import ROOT
+from tests.proof.injection import Done, Fault, Runner, Stage, open_runner
+
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, which injects the faults"),
+]
+
+FETCH = Stage("fetch", ("data/source", "data/raw"), ("data/raw",))
+SPLIT = Stage("split", ("data/source", "data/raw", "data/images", "data/manifests"), ("data/images", "data/manifests"))
+BALANCE = Stage("balance", ("data/manifests", "reports/balance"), ("reports/balance",))
+TRAIN = Stage(
+    "train",
+    ("data/manifests", "data/images", "models/model.safetensors", "reports/train"),
+    ("models/model.safetensors", "reports/train"),
+)
+EVALUATE = Stage(
+    "evaluate",
+    (
+        "models/model.safetensors",
+        "data/manifests",
+        "data/images",
+        "reports/balance",
+        "reports/train",
+        "reports/evaluate",
+        "reports/report.html",
+    ),
+    ("reports/evaluate", "reports/report.html"),
+)
+STAGES = (FETCH, SPLIT, BALANCE, TRAIN, EVALUATE)
+ERRORS = {"write": "ENOSPC", "sendfile": "ENOSPC", "fsync": "EIO"}
+FAULTY = re.compile(r"error: \S+: cannot be written: (No space left on device|Input/output error)\. ")
+GROWING = {"history.csv", "steps.csv"}  # rewritten after each epoch, with more rows
+PART = re.compile(r"\.[0-9]+@.*\.part")
+
+Tree = dict[str, bytes | None]
+
+
+def write_params(project: Path, classes: str, side: int, seed: int, lr: float) -> None:
+    """A dozen images of two classes, and all else as small as it can be."""
+    values: dict[str, Any] = read_yaml(ROOT / "recipes/base.yaml")[0]
+    values["fetch"] |= {"classes": f"data/classes/{classes}.csv"}
+    values["split"] |= {"first": 12, "strategy": "stratified", "seed": seed}
+    values["split"] |= {"fractions": {"train": 0.5, "val": 0.25, "test": 0.25}, "leaks": "keep"}
+    values["split"]["image"] |= {"height": side, "width": side}
+    values["train"] |= {"model": "softmax", "epochs": 2, "batch_size": 4, "lr": lr, "threads": 1}
+    values["evaluate"] |= {"threads": 1, "gallery": 2, "resamples": 100}
+    values["run"] |= {"jobs": 1, "checkpoint_minutes": 0}
+    (project / "params.yaml").write_text(json.dumps(values), "utf-8")
+
+
+def read_tree(top: Path) -> Tree:
+    """Each path below a folder, or a file, with its bytes; None for a folder. Locks stay, and are nobody's output."""
+    if top.is_file():
+        return {".": top.read_bytes()}
+    paths = (path for path in sorted(top.rglob("*")) if path.suffix != ".lock")
+    return {path.relative_to(top).as_posix(): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+class Proof:
+    """The pipeline has run with old values; then it ran with new ones: what there was `before` a stage and `after`."""
+
+    def __init__(self, folder: Path, runner: Runner) -> None:
+        self.runner = runner
+        self.before = {stage.name: folder / "before" / stage.name for stage in STAGES}
+        self.after = {stage.name: folder / "after" / stage.name for stage in STAGES}
+        self.calls: dict[str, list[tuple[str, int]]] = {}
+        project = self.runner.project
+        for name in ("data/source", "data/classes", ".dvc"):
+            (project / name).mkdir(parents=True)
+        (project / "data/source/README.md").write_text("digits come with scikit-learn", "utf-8")
+        (project / "data/classes/old.csv").write_text("class,as\n0,zero\n1,one\n", "utf-8")
+        (project / "data/classes/new.csv").write_text("class,as\n0,nought\n1,one\n", "utf-8")
+        write_params(project, "old", 8, 1, 0.01)
+        for stage in STAGES:
+            self.run_well(stage)
+        write_params(project, "new", 6, 2, 0.1)
+        for stage in STAGES:
+            shutil.copytree(self.runner.scratch, self.before[stage.name])
+            self.calls[stage.name] = self.runner.list_calls(self.run_well(stage).trace)
+            shutil.copytree(self.runner.scratch, self.after[stage.name])
+
+    def run_well(self, stage: Stage) -> Done:
+        done = self.runner.run(stage)
+        assert done.code == 0, done.printed
+        return done
+
+    def restore(self, stage: Stage) -> None:
+        """Bring back what there was before a stage."""
+        shutil.rmtree(self.runner.scratch)
+        shutil.copytree(self.before[stage.name], self.runner.scratch)
+
+    def inject(self, stage: Stage, fault: Fault) -> bool:
+        """Run a stage with a fault, and once more without; whether the fault came to pass."""
+        self.restore(stage)
+        done = self.runner.run(stage, fault)
+        for out in stage.outs:
+            self.check_output(stage, out)
+        if fault.error:
+            self.check_end(done, fault)
+        again = self.runner.run(stage)
+        assert again.code == 0, f"{fault}: {again.printed}"
+        assert read_tree(self.runner.scratch) == read_tree(self.after[stage.name]), fault
+        return done.code == -9 or any("(INJECTED)" in line for line in done.trace)
+
+    def check_output(self, stage: Stage, out: str) -> None:
+        """It is the old one, the new one, or not there; where files are written one by one, each of them is."""
+        found, old, new = (
+            read_tree(scratch / "project" / out)
+            for scratch in (self.runner.scratch, self.before[stage.name], self.after[stage.name])
+        )
+        if out in ("data/images", "reports/train"):
+            for name, data in found.items():
+                if not PART.fullmatch(Path(name).name) and data is not None:
+                    assert data in (old.get(name), new.get(name)) or is_earlier(name, data, new), name
+        else:
+            assert found in ({}, old, new)
+
+    def check_end(self, done: Done, fault: Fault) -> None:
+        """One message that names path and reason; for the pixel cache, a warning. Nothing half-written is left."""
+        if done.code:
+            assert done.code == 3, f"{fault}: {done.printed}"
+            assert FAULTY.search(done.printed), f"{fault}: {done.printed}"
+            assert "Traceback" not in done.printed
+        else:
+            assert "decoded images are held in memory and not kept in" in done.printed, f"{fault}: {done.printed}"
+        assert not [path for path in self.runner.scratch.rglob("*") if PART.fullmatch(path.name)], fault
+
+
+def is_earlier(name: str, data: bytes, new: Tree) -> bool:
+    """Whether a table or metrics of training are those of an earlier epoch, whole."""
+    if name == "metrics.json":
+        return json.loads(data)["epochs"] == 1
+    whole = new.get(name) or b""
+    return name in GROWING and data.endswith(b"\n") and whole.startswith(data)
+
+
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proof]:
+    folder = tmp_path_factory.mktemp("faults")
+    with open_runner(folder / "scratch") as runner:
+        yield Proof(folder, runner)
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "least"),
+    [(FETCH, 1, 15), (SPLIT, 1, 90), (BALANCE, 1, 30), (TRAIN, 1, 60), (EVALUATE, 6, 10)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_fault_anywhere_leaves_old_or_new_and_the_next_run_the_same_bytes(
+    proof: Proof, capsys: pytest.CaptureFixture[str], stage: Stage, step: int, least: int
+) -> None:
+    """evaluate, which takes seconds, at every sixth call."""
+    calls = proof.calls[stage.name]
+    kills = [Fault(call, number) for call, number in calls[::step]]
+    errors = [Fault(call, number, ERRORS[call]) for call, number in calls if call in ERRORS][::step]
+    came = [fault for fault in kills + errors if proof.inject(stage, fault)]
+    with capsys.disabled():
+        print(f"\n{stage.name}: {len(came)} faults ({len(kills)} kills and {len(errors)} errors were asked for)")
+    assert len(came) >= least
+
+
+@pytest.mark.parametrize("stamp", [0, 4_000_000_000], ids=["1970", "2096"])
+def test_times_of_files_decide_nothing(proof: Proof, stamp: int) -> None:
+    """As after a clock that jumped."""
+    for stage in STAGES:
+        proof.restore(stage)
+        for path in proof.runner.scratch.rglob("*"):
+            os.utime(path, (stamp, stamp))
+        proof.run_well(stage)
+        assert read_tree(proof.runner.scratch) == read_tree(proof.after[stage.name])
