@@ -6,12 +6,13 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev repro test test-fast check format bench clean
+.PHONY: help env env-dev repro test test-fast prove check format bench clean
 
 help:
 	@echo 'make repro [RECIPE=name]  install what is needed, run the pipeline, print the result'
-	@echo 'make test                 format, lint, types and every test'
+	@echo 'make test                 format, lint, types and every test but the proofs'
 	@echo 'make test-fast            the same without the slow tests'
+	@echo 'make prove                the slow proofs: hostile inputs, runs under other circumstances (half an hour)'
 	@echo 'make check                format, lint and types only'
 	@echo 'make bench                measure what README and docs promise (half an hour; MNIST and CIFAR-10 in ../shared/data)'
 	@echo 'make clean                remove what the pipeline wrote here; .venv, the metrics in Git and the DVC cache stay'
@@ -35,10 +36,13 @@ check: env-dev
 	pyright
 
 test: check
-	pytest -n 2
+	pytest -n 2 -m 'not proof' --durations=10
 
 test-fast: check
-	pytest -n 2 -m 'not slow'
+	pytest -n 2 -m 'not slow and not proof'
+
+prove: env-dev
+	python .ci/prove.py
 
 format: env-dev
 	ruff format .
