@@ -13,6 +13,7 @@ import pytest
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.slices import FileSlice
+from imagepipe.sources import read_records
 from imagepipe.sources.records import Record, SourceInfo
 from tests.sources.made import (
     fetch_and_read,
@@ -49,6 +50,16 @@ def fail(folder: Path, message: str, **table: str) -> None:
 
 def list_rows(records: list[Record]) -> list[tuple[str, str, str]]:
     return [(record.key, record.class_name, record.part) for record in records]
+
+
+def test_a_description_without_the_columns_says_to_fetch_again(tmp_path: Path) -> None:
+    raw_dir = tmp_path / "raw of in"
+    read(write(tmp_path / "in", "path,label\na.png,cat\n", "a.png"))
+    text = (raw_dir / "source.json").read_text("utf-8")
+    (raw_dir / "source.json").write_text(text.replace('"file": "",', ""), "utf-8")
+    with pytest.raises(InputError) as caught:
+        read_records(tmp_path / "in", raw_dir)
+    assert str(caught.value) == f"{raw_dir / 'source.json'}: table.file: Field required; run the fetch stage again."
 
 
 # Tables as people publish them

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.run import RunParams
@@ -121,8 +122,16 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
 
 def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
     """One record for each row, undecoded; a row whose file is missing has a record that cannot be read."""
+    try:
+        params = TableParams.model_validate(info.table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"{raw_dir / 'source.json'}: table.{'.'.join(map(str, first['loc']))}: {first['msg']}; run the fetch stage "
+            "again."
+        ) from error
     tree = open_tree(source, raw_dir, info)
-    tables = read_tables(tree, TableParams.model_validate(info.table), str(source))
+    tables = read_tables(tree, params, str(source))
     parts, below, paths = ([], [], [])
     for table in tables:
         parts += table.parts
