@@ -14,6 +14,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from imagepipe.sources.records import Record
+from tests.circumstances import PLAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -144,6 +145,6 @@ def project(
 ) -> Path:
     """A fresh repository in which the default pipeline has run once."""
     folder = copy_project(tmp_path_factory.mktemp("one"))
-    done = run_in(folder, "dvc", "repro", TZ="UTC", LC_ALL="C.UTF-8", PYTHONHASHSEED="0")
+    done = run_in(folder, "dvc", "repro", **PLAIN)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
