@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 STRANGE = Path(__file__).resolve().parent / "strange"
 YEARS = 365 * 24 * 3600
 PLAIN = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}  # what the others differ from
@@ -121,6 +123,16 @@ def make_locale(name: str, folder: Path) -> dict[str, str]:
     return {"LOCPATH": str(folder)}
 
 
+def build_clock(folder: Path) -> Path:
+    """Compile the library that shows another day, into a new folder; skips the test where that cannot be had."""
+    if sys.platform != "linux" or not shutil.which("cc"):
+        pytest.skip("needs Linux and a C compiler for another day")
+    folder.mkdir(parents=True)
+    command = ["cc", "-shared", "-fPIC", "-o", folder / "clock.so", STRANGE / "clock.c", "-ldl"]
+    subprocess.run(command, check=True)
+    return folder / "clock.so"
+
+
 @contextmanager
 def under(around: Circumstances, run_in: Run, scratch: Path) -> Generator[Run]:
     """`run(folder, *command)` under these circumstances; raises where the command fails. `scratch` is a new folder."""
@@ -130,9 +142,12 @@ def under(around: Circumstances, run_in: Run, scratch: Path) -> Generator[Run]:
         environment[name] = str(scratch / name)
     if not environment["LC_ALL"].startswith("C"):
         environment |= make_locale(environment["LC_ALL"], scratch / "locales")
-    if around.listing or around.clock:
+    if around.listing:
         environment["PYTHONPATH"] = f"{STRANGE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
-        environment |= {"STRANGE_LISTING": around.listing, "STRANGE_CLOCK": str(around.clock)}
+        environment["STRANGE_LISTING"] = around.listing
+    if around.clock:
+        environment["LD_PRELOAD"] = str(build_clock(scratch / "clock"))
+        environment["STRANGE_CLOCK"] = str(around.clock)
 
     def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
         done = run_in(folder, *command, **environment)

@@ -1,21 +1,16 @@
-"""Run by every Python that finds this folder on PYTHONPATH: folders are listed in another order, on another day.
+"""Run by every Python that finds this folder on PYTHONPATH: folders are listed in another order.
 
-STRANGE_LISTING is `reversed` or `shuffled`, STRANGE_CLOCK a number of seconds.
+STRANGE_LISTING is `reversed` or `shuffled`.
 """
 
-import datetime
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 LISTING = os.environ.get("STRANGE_LISTING", "")
-CLOCK = int(os.environ.get("STRANGE_CLOCK", "0"))
 
 real_listdir, real_scandir = os.listdir, os.scandir
-real_time, real_time_ns = time.time, time.time_ns
-real_date, real_datetime = datetime.date, datetime.datetime
 
 
 def reorder(entries: list[Any], name: Callable[[Any], Any]) -> list[Any]:
@@ -53,37 +48,6 @@ def scandir(path: Any = ".") -> Listing:
         return Listing(reorder(list(entries), lambda entry: entry.name))
 
 
-class OtherDay(type):
-    """Dates that C code makes are of the real classes, and are taken for ours."""
-
-    def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, real_datetime if issubclass(cls, real_datetime) else real_date)
-
-
-class Date(real_date, metaclass=OtherDay):
-    @classmethod
-    def today(cls) -> Any:
-        return cls.fromtimestamp(time.time())
-
-
-class Datetime(real_datetime, metaclass=OtherDay):
-    @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> Any:
-        return cls.fromtimestamp(time.time(), tz)
-
-    @classmethod
-    def today(cls) -> Any:
-        return cls.fromtimestamp(time.time())
-
-    @classmethod
-    def utcnow(cls) -> Any:
-        return cls.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
-
-
 if LISTING:
     os.listdir = lambda path=".": reorder(real_listdir(path), lambda name: name)
     os.scandir = scandir
-if CLOCK:
-    time.time = lambda: real_time() + CLOCK
-    time.time_ns = lambda: real_time_ns() + CLOCK * 10**9
-    datetime.date, datetime.datetime = Date, Datetime  # type: ignore[misc]
