@@ -26,7 +26,7 @@ def main() -> None:
         if subprocess.run([sys.executable, "-m", *shlex.split(command)], cwd=TABLE.parent, check=False).returncode:
             failed.append(group)
         taken = (time.monotonic() - started) / 60
-        over = "  over its budget" if taken > int(minutes) else ""
+        over = ", more than it may" if taken > int(minutes) else ""
         lines.append(f"  {group}: {taken:.1f} of {minutes} minutes{over}")
     print("\n".join(["prove: time of each group, and what CONTRIBUTING.md allows it:", *lines]))
     if failed:
