@@ -6,13 +6,16 @@ with a right checksum, directories, quoted cells, anchors), each with values tha
 
 import bz2
 import gzip
+import io
 import lzma
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from random import Random
 
+import pyarrow as pa
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 Strategy = st.SearchStrategy
 Inputs = Strategy[bytes]
@@ -121,6 +124,58 @@ def draw_tables(draw: st.DrawFn, headers: Sequence[str] = HEADERS, cells: Sequen
         draw(st.booleans()),
         draw(st.booleans()),
     )
+
+
+# JSON, alone and inside other files
+
+JSON_WORDS = [
+    *(b"null", b"true", b"NaN", b"1e999", b"-1", b"0", b"1", b'""', b'"x"', b"[]", b"{}", b"[" * 300),
+    *(b'{"a":' * 300, b'"\\ud800"', b"\0", b"\xff", b",", b":", b"}", b"]", b'"', b"9" * 30, LONG_NUMBER),
+    *(b'"L"', b'"RGB"', b'"none"', b'"imagenet"', b"3", b"2.5", b'"softmax"', b'"mlp"', b'"cnn"'),
+    *(b'"simplenet"', b'"resnet_small"', b'"hidden"', b'"base"', b'"dropout"', b'"width"', b"\n"),
+]
+
+
+# Parquet: columns of every type, and a description by pandas that need not fit them
+
+
+def make_columns() -> list[pa.Array]:
+    """Two rows of every type that a column of a table may have, and of text that is not UTF-8."""
+    broken = pa.py_buffer(b"\xff\xfea.png")
+    places = pa.py_buffer(struct.pack("<3i", 0, 2, 7))
+    return [
+        *(
+            pa.array(["a.png", "é"]),
+            pa.array(["b", None]),
+            pa.array(["", "\0"]),
+            pa.array(["x", "y"]).dictionary_encode(),
+        ),
+        *(pa.array([1, None]), pa.array([2**64 - 1, 0], pa.uint64()), pa.array([0.5, float("nan")]), pa.nulls(2)),
+        *(pa.array([b"\xff", b""]), pa.array([[1], []]), pa.array([{"a": 1}, None]), pa.array([True, False])),
+        *(pa.array([10**15, None], pa.timestamp("s")), pa.array([-(2**31), 2**31 - 1], pa.int32()).cast(pa.date32())),
+        *(
+            pa.array([1, 2**62], pa.duration("s")),
+            pa.array([0, 86_399], pa.time32("s")),
+            pa.array([1, 2]).cast(pa.float16()),
+        ),
+        *(pa.array([1, 2]).cast(pa.decimal128(38, 10)), pa.array([0, 1], pa.timestamp("us", "Mars/Olympus"))),
+        *(pa.StringArray.from_buffers(2, places, broken), pa.array(["a.png", "b.png"], pa.large_string())),
+    ]
+
+
+def write_parquet(names: Sequence[str], columns: Sequence[pa.Array], description: bytes) -> bytes:
+    table = pa.table(columns, names[: len(columns)]).replace_schema_metadata({"pandas": description})
+    out = io.BytesIO()
+    parquet.write_table(table, out, store_schema=False)
+    return out.getvalue()
+
+
+def draw_parquets(description: bytes) -> Inputs:
+    """`description` is what pandas says of a table with the columns `path`, `label` and an index."""
+    names = st.lists(st.sampled_from([*HEADERS, "path", "label", "__index_level_0__"]), min_size=4, max_size=4)
+    columns = st.lists(st.sampled_from(make_columns()), min_size=1, max_size=4)
+    files = st.builds(write_parquet, names, columns, edit(st.just(description), JSON_WORDS))
+    return st.one_of(files, edit(files, JSON_WORDS, 1))
 
 
 # YAML
@@ -375,13 +430,3 @@ def draw_idx(draw: st.DrawFn) -> bytes:
         count *= side
     values = Random(0).randbytes(count * width if count < 200 else 9)
     return bytes([0, 0, code, len(shape)]) + struct.pack(f">{len(shape)}L", *shape) + values
-
-
-# JSON, alone and inside other files
-
-JSON_WORDS = [
-    *(b"null", b"true", b"NaN", b"1e999", b"-1", b"0", b"1", b'""', b'"x"', b"[]", b"{}", b"[" * 300),
-    *(b'{"a":' * 300, b'"\\ud800"', b"\0", b"\xff", b",", b":", b"}", b"]", b'"', b"9" * 30, LONG_NUMBER),
-    *(b'"L"', b'"RGB"', b'"none"', b'"imagenet"', b"3", b"2.5", b'"softmax"', b'"mlp"', b'"cnn"'),
-    *(b'"simplenet"', b'"resnet_small"', b'"hidden"', b'"base"', b'"dropout"', b'"width"', b"\n"),
-]

@@ -138,6 +138,24 @@ def test_a_nul_in_a_parquet_table_is_refused(tmp_path: Path) -> None:
     fail(tmp_path / "x", r"x\.parquet: the columns label hold NUL characters")
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**62], pa.duration("s")),
+        pa.array([2**31 - 1], pa.int32()).cast(pa.date32()),
+        pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")),
+    ],
+    ids=["duration", "date", "no UTF-8"],
+)
+def test_cells_of_a_parquet_table_that_are_no_text_are_refused(tmp_path: Path, column: pa.Array) -> None:
+    write_files(tmp_path / "x", "a")
+    pq.write_table(pa.table({"file": ["a"], "label": ["x"], "when": column}), tmp_path / "x" / "x.parquet")
+    fail(
+        tmp_path / "x",
+        r"x\.parquet: the column when holds what cannot be written as text \(.*\); mend it or leave it out",
+    )
+
+
 def test_a_damaged_parquet_table_is_named(tmp_path: Path) -> None:
     out = io.BytesIO()
     pd.DataFrame({"file": ["a"], "label": ["x"]}).to_parquet(out)
