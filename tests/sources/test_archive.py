@@ -10,6 +10,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -470,6 +471,25 @@ def test_a_wrong_checksum_of_gzip_is_noticed(tmp_path: Path) -> None:
     data = bytearray(gzip.compress(make_tar(("a.png", b"x"))))
     data[-8] ^= 1
     assert refuse(tmp_path, bytes(data)).startswith("after `a.png`: is damaged: CRC check failed")
+
+
+def test_a_dictionary_that_memory_does_not_hold_is_refused(tmp_path: Path) -> None:
+    """Of 4 GiB, which its header states with the right checksum, in a process that may take 1 GiB more."""
+    resource = pytest.importorskip("resource")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs Linux, which says how much memory this process has")
+    data = bytearray(lzma.compress(make_tar(("a.png", b"x"))))
+    end = 12 + 4 * data[12]  # of the block's header, which begins with its length
+    data[data.index(b"\x21\x01", 12) + 2] = 40
+    data[end : end + 4] = zlib.crc32(data[12:end]).to_bytes(4, "little")
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, limits[1]))
+    try:
+        message = refuse(tmp_path, bytes(data))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert message == "asks for more memory than there is; pack it again with a smaller dictionary (xz -6)."
 
 
 @pytest.mark.parametrize("kind", ["tar.xz", "tar.bz2"])
