@@ -268,18 +268,19 @@ def put_value(section: bytes, changes: Sequence[tuple[int, str]]) -> bytes:
 # Tars
 
 OUTSIDE = "imagepipe-was-here"  # what a name that leads away would be called
+GOOD_NAMES = [f"cats/{number}.png".encode() for number in range(60)]
 NAMES = [
     *(b"a.png", b"cats/a.png", b"cats/A.png", b"cats", b"cats/", b"./b.png", b"b//c.png", b".hidden"),
     *(b"__MACOSX/a", b"", f"../{OUTSIDE}".encode(), f"cats/../../{OUTSIDE}".encode()),
     *(f"/tmp/{OUTSIDE}".encode(), f"..\\{OUTSIDE}".encode(), b".", b"..", b"/", b"C:\\a", b"c:a", b"\xff.png"),
     *("é.png".encode(), "e\u0301.png".encode(), b"a\nb", b"a\x07", b"x" * 100),
 ]
-TAR_KINDS = [b"0"] * 8 + [bytes([kind]) for kind in b"\x0012345671DxgLKSVMXZ"]
+TAR_KINDS = [b"0"] * 60 + [bytes([kind]) for kind in b"\x0012345671DxgLKSVMXZ"]
 TAR_SIZES = [
     *(b"-1", b"99", b" 12", b"7" * 12, b"\xff" * 12, b"\x80" + b"\xff" * 11, b"\x80" + bytes(10) + b"\x05"),
     *(b"1_0", b"0x5", b""),
 ]
-TAR_MAGICS = [b"ustar\x0000"] * 4 + [b"ustar  \0", bytes(8), b"ustar\x0099"]
+TAR_MAGICS = [b"ustar\x0000"] * 12 + [b"ustar  \0", bytes(8), b"ustar\x0099"]
 PAX_KEYS = [
     *(b"path", b"size", b"linkpath", b"hdrcharset", b"GNU.sparse.map", b"GNU.sparse.size", b"GNU.sparse.major"),
     *(b"mtime",),
@@ -340,10 +341,15 @@ def make_records(records: Sequence[tuple[int, bytes, bytes]]) -> bytes:
     return b"".join(parts)
 
 
+def draw_names() -> Strategy[list[bytes]]:
+    """Some names, mostly good ones, mostly each once."""
+    names = st.sampled_from(GOOD_NAMES * 2 + NAMES)
+    return st.integers(0, 9).flatmap(lambda place: st.lists(names, max_size=4, unique=place > 0))
+
+
 @st.composite
-def draw_tar_member(draw: st.DrawFn) -> bytes:
+def draw_tar_member(draw: st.DrawFn, name: bytes) -> bytes:
     kind = draw(st.sampled_from(TAR_KINDS))
-    name = draw(st.sampled_from(NAMES))
     if kind in b"xgX":
         wrong = st.sampled_from([0] * 12 + [1, -1, -100, 5000])
         data = make_records(
@@ -353,9 +359,9 @@ def draw_tar_member(draw: st.DrawFn) -> bytes:
         data = draw(st.sampled_from(NAMES)) * draw(st.sampled_from([1, 1, 2, 400]))
     else:
         data = bytes(draw(st.sampled_from([0, 1, 3, 512, 513, 1200]))) if draw(st.booleans()) else b"data"
-    odd = draw(st.integers(0, 7)) == 0
+    odd = draw(st.integers(0, 19)) == 0
     size = draw(st.sampled_from(TAR_SIZES)) if odd else b"%011o\0" % len(data)
-    sound = draw(st.integers(0, 19)) > 0
+    sound = draw(st.integers(0, 39)) > 0
     head = make_block(name, size, kind, draw(st.sampled_from(NAMES)), draw(st.sampled_from(TAR_MAGICS)), sound)
     return head + data + bytes(-len(data) % 512)
 
@@ -366,34 +372,35 @@ def finish_tar(members: Sequence[bytes], end: int) -> bytes:
 
 def draw_tars(packing: str) -> Inputs:
     """Tars, packed so, that are damaged before packing, after it, or not at all."""
-    ends = st.sampled_from([2] * 8 + [0, 1, 18])
-    tars = st.builds(finish_tar, st.lists(draw_tar_member(), max_size=4), ends)
+    ends = st.sampled_from([2] * 20 + [0, 1, 18])
+    members = draw_names().flatmap(lambda names: st.tuples(*map(draw_tar_member, names)))
+    tars = st.builds(finish_tar, members, ends)
     packed = edit(tars, PACK_WORDS, 1).map(PACKERS[packing])
     return st.one_of(tars.map(PACKERS[packing]), packed, edit(packed, PACK_WORDS))
 
 
 # Zips
 
-METHODS = [0] * 4 + [8] * 4 + [9, 12, 14, 99]
+METHODS = [0] * 16 + [8] * 16 + [9, 12, 14, 99]
 ZIP_WORDS = [*PACK_WORDS, *(struct.pack("<Q", number % 2**64)[:length] for number in NUMBERS for length in (2, 4, 8))]
 EXTRAS = [
-    *(b"", b"", b"", b"\1\0\x18\0" + b"\xff" * 24, b"\1\0\x10\0" + bytes(16), b"\1\0", b"\1\0\xff\xff"),
+    *(*[b""] * 20, b"\1\0\x18\0" + b"\xff" * 24, b"\1\0\x10\0" + bytes(16), b"\1\0", b"\1\0\xff\xff"),
     *(b"\x75\x70\5\0\1\0\0\0\0",),
 ]
 ZIP_DATA = [b"", b"data", bytes(600), b"x" * 70_000, bytes(3_000_000)]  # the last one is a small bomb
-MODES = [0] * 6 + [0o100644, 0o120777, 0o020000, 0o060000, 0o010000, 0o140000, 0o040755]
+MODES = [0] * 30 + [0o100644] * 10 + [0o100644, 0o120777, 0o020000, 0o060000, 0o010000, 0o140000, 0o040755]
 
 
 @st.composite
 def draw_zips(draw: st.DrawFn) -> bytes:
     """Local headers, directory and end as they belong together, then fields of the directory that lie."""
     locals_, directory = b"", b""
-    entries = draw(st.lists(st.sampled_from(NAMES), max_size=4))
+    entries = draw(draw_names())
     for name in entries:
         data, method = draw(st.sampled_from(ZIP_DATA[:-1] * 6 + ZIP_DATA[-1:])), draw(st.sampled_from(METHODS))
         squeeze = zlib.compressobj(1, zlib.DEFLATED, -15)
         packed = data if method == 0 else squeeze.compress(data) + squeeze.flush()
-        flags = draw(st.sampled_from([0, 0, 0, 0, 0x800, 0x800, 1, 8, 0x20, 0x40, 0x2000]))
+        flags = draw(st.sampled_from([0] * 20 + [0x800] * 10 + [1, 8, 0x20, 0x40, 0x2000]))
         extra, mode = draw(st.sampled_from(EXTRAS)), draw(st.sampled_from(MODES))
         shared = (flags, method, 0, 0x21, zlib.crc32(data), len(packed), len(data), len(name), len(extra))
         directory += (
@@ -406,12 +413,12 @@ def draw_zips(draw: st.DrawFn) -> bytes:
         lie = (number % 2**64).to_bytes(8, "little")[:length]
         directory = change(directory, "put", at, 0, lie)
     comment = draw(st.sampled_from([b"", b"", b"PK\5\6", b"c" * 300]))
-    stated = draw(st.sampled_from([len(entries)] * 8 + [0, 1, 0xFFFF]))
-    start = len(locals_) + draw(st.sampled_from([0] * 8 + [-1, 5, 2**31]))
+    stated = draw(st.sampled_from([len(entries)] * 20 + [0, 1, 0xFFFF]))
+    start = len(locals_) + draw(st.sampled_from([0] * 20 + [-1, 5, 2**31]))
     end = (
         struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, stated, stated, len(directory), max(start, 0), len(comment)) + comment
     )
-    return draw(st.sampled_from([b""] * 8 + [b"MZ junk", bytes(30)])) + locals_ + directory + end
+    return draw(st.sampled_from([b""] * 20 + [b"MZ junk", bytes(30)])) + locals_ + directory + end
 
 
 # IDX

@@ -694,6 +694,12 @@ def test_our_tar_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         list_members(tar)
 
 
+def test_a_size_below_0_does_not_lead_back_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "files.tar").write_bytes(make_pax_header("é.png", -1536) + bytes(10_240))
+    with pytest.raises(InputError, match=r"is damaged: what is at byte 0 is no header of ours\. Run the fetch"):
+        list_members(tmp_path / "files.tar")
+
+
 def test_another_tar_is_none_of_ours(tmp_path: Path) -> None:
     (tmp_path / "files.tar").write_bytes(make_tar((make_header("a.png", mode=0o755), b"x")))
     with pytest.raises(InputError, match=r"is damaged: what is at byte 0 is no header of ours\. Run the fetch"):

@@ -258,7 +258,7 @@ def read_headers(file: BufferedIOBase) -> Iterator[tuple[str, int, int]]:
     position = 0
     while header := read_header(file):
         name, size = parse_header(header)
-        if header != make_pax_header(name, size):
+        if size < 0 or header != make_pax_header(name, size):  # below 0, it would lead back to itself for ever
             raise ReadError(f"what is at byte {position} is no header of ours")
         position += len(header)
         yield name, position, size
