@@ -11,6 +11,7 @@ import lzma
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 
 import pyarrow as pa
@@ -198,20 +199,7 @@ KEYS = [
 ]
 YAML_WORDS = [scalar.encode() for scalar in SCALARS if len(scalar) < 100]
 YAML_WORDS += [
-    b": ",
-    b"\n",
-    b"\n  ",
-    b"  ",
-    b"\t",
-    b"- ",
-    b"? ",
-    b"&a ",
-    b"*a",
-    b"\0",
-    b"\xff",
-    b"\xef\xbb\xbf",
-    b"#",
-    b", ",
+    *(b": ", b"\n", b"\n  ", b"  ", b"\t", b"- ", b"? ", b"&a ", b"*a", b"\0", b"\xff", b"\xef\xbb\xbf", b"#", b", "),
 ]
 
 
@@ -282,16 +270,9 @@ TAR_SIZES = [
 ]
 TAR_MAGICS = [b"ustar\x0000"] * 12 + [b"ustar  \0", bytes(8), b"ustar\x0099"]
 PAX_KEYS = [
-    *(b"path", b"size", b"linkpath", b"hdrcharset", b"GNU.sparse.map", b"GNU.sparse.size", b"GNU.sparse.major"),
-    *(b"mtime",),
-]
-PAX_KEYS += [
-    b"GNU.sparse.minor",
-    b"GNU.sparse.name",
-    b"GNU.sparse.numblocks",
-    b"GNU.sparse.offset",
-    b"GNU.sparse.realsize",
-    b"uid",
+    *(b"path", b"size", b"linkpath", b"hdrcharset", b"mtime", b"uid"),
+    *(b"GNU.sparse.map", b"GNU.sparse.size", b"GNU.sparse.major", b"GNU.sparse.minor", b"GNU.sparse.name"),
+    *(b"GNU.sparse.numblocks", b"GNU.sparse.offset", b"GNU.sparse.numbytes", b"GNU.sparse.realsize"),
 ]
 PAX_VALUES = [
     *(b"1", b"0", b"-5", b"5", b"1e9", b"BINARY", b"0,1", b"1,0,,", b"nan", b"inf", b"", b"\0", b"\xff"),
@@ -312,21 +293,20 @@ PACK_WORDS += [bytes(512), b"\0" * 22]
 
 def make_block(name: bytes, size: bytes, kind: bytes, link: bytes, magic: bytes, sound: bool) -> bytes:
     """A header of a tar as its fields are given, with the checksum that they have, unless it is not `sound`."""
-    head = b"".join(
-        (
-            *(name[:100].ljust(100, b"\0"), b"0000644\0", b"0000000\0", b"0000000\0", size[:12].ljust(12, b"\0")),
-            *(
-                b"00000000000\0",
-                b" " * 8,
-                kind,
-                link[:100].ljust(100, b"\0"),
-                magic,
-                bytes(64),
-                b"0000000\0" * 2,
-                bytes(167),
-            ),
-        )
-    )
+    fields = [
+        *(name[:100].ljust(100, b"\0"), b"0000644\0", b"0000000\0", b"0000000\0", size[:12].ljust(12, b"\0")),
+        *(
+            b"00000000000\0",
+            b" " * 8,
+            kind,
+            link[:100].ljust(100, b"\0"),
+            magic,
+            bytes(64),
+            b"0000000\0" * 2,
+            bytes(167),
+        ),
+    ]
+    head = b"".join(fields)
     checksum = b"%06o\0 " % (sum(head) + (not sound))
     return head[:148] + checksum + head[156:]
 
@@ -344,7 +324,7 @@ def make_records(records: Sequence[tuple[int, bytes, bytes]]) -> bytes:
 def draw_names() -> Strategy[list[bytes]]:
     """Some names, mostly good ones, mostly each once."""
     names = st.sampled_from(GOOD_NAMES * 2 + NAMES)
-    return st.integers(0, 9).flatmap(lambda place: st.lists(names, max_size=4, unique=place > 0))
+    return st.integers(0, 9).flatmap(lambda place: st.lists(names, min_size=1, max_size=4, unique=place > 0))
 
 
 @st.composite
@@ -391,34 +371,68 @@ ZIP_DATA = [b"", b"data", bytes(600), b"x" * 70_000, bytes(3_000_000)]  # the la
 MODES = [0] * 30 + [0o100644] * 10 + [0o100644, 0o120777, 0o020000, 0o060000, 0o010000, 0o140000, 0o040755]
 
 
-@st.composite
-def draw_zips(draw: st.DrawFn) -> bytes:
-    """Local headers, directory and end as they belong together, then fields of the directory that lie."""
-    locals_, directory = b"", b""
-    entries = draw(draw_names())
-    for name in entries:
-        data, method = draw(st.sampled_from(ZIP_DATA[:-1] * 6 + ZIP_DATA[-1:])), draw(st.sampled_from(METHODS))
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a zip: what its local header and its place in the directory say of it, alike."""
+
+    name: bytes
+    data: bytes
+    method: int
+    flags: int
+    extra: bytes
+    mode: int
+
+    def pack(self) -> bytes:
         squeeze = zlib.compressobj(1, zlib.DEFLATED, -15)
-        packed = data if method == 0 else squeeze.compress(data) + squeeze.flush()
-        flags = draw(st.sampled_from([0] * 20 + [0x800] * 10 + [1, 8, 0x20, 0x40, 0x2000]))
-        extra, mode = draw(st.sampled_from(EXTRAS)), draw(st.sampled_from(MODES))
-        shared = (flags, method, 0, 0x21, zlib.crc32(data), len(packed), len(data), len(name), len(extra))
-        directory += (
-            struct.pack("<4s6H3L5H2L", b"PK\1\2", 0x314, 20, *shared, 0, 0, 0, mode << 16, len(locals_)) + name + extra
-        )
-        locals_ += struct.pack("<4s5H3L2H", b"PK\3\4", 20, *shared) + name + extra + packed
-    for at, number, length in draw(
-        st.lists(st.tuples(st.integers(0, 200), st.sampled_from(NUMBERS), st.sampled_from([1, 2, 4])), max_size=2)
-    ):
-        lie = (number % 2**64).to_bytes(8, "little")[:length]
-        directory = change(directory, "put", at, 0, lie)
-    comment = draw(st.sampled_from([b"", b"", b"PK\5\6", b"c" * 300]))
-    stated = draw(st.sampled_from([len(entries)] * 20 + [0, 1, 0xFFFF]))
-    start = len(locals_) + draw(st.sampled_from([0] * 20 + [-1, 5, 2**31]))
-    end = (
-        struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, stated, stated, len(directory), max(start, 0), len(comment)) + comment
+        return self.data if self.method == 0 else squeeze.compress(self.data) + squeeze.flush()
+
+    def describe(self, packed: bytes) -> bytes:
+        """The fields that both have."""
+        sizes = (zlib.crc32(self.data), len(packed), len(self.data), len(self.name), len(self.extra))
+        return struct.pack("<4H3L2H", self.flags, self.method, 0, 0x21, *sizes)
+
+
+def draw_entry(name: bytes) -> Strategy[Entry]:
+    return st.builds(
+        Entry,
+        name=st.just(name),
+        data=st.sampled_from(ZIP_DATA[:-1] * 6 + ZIP_DATA[-1:]),
+        method=st.sampled_from(METHODS),
+        flags=st.sampled_from([0] * 20 + [0x800] * 10 + [1, 8, 0x20, 0x40, 0x2000]),
+        extra=st.sampled_from(EXTRAS),
+        mode=st.sampled_from(MODES),
     )
-    return draw(st.sampled_from([b""] * 20 + [b"MZ junk", bytes(30)])) + locals_ + directory + end
+
+
+def write_zip(
+    entries: Sequence[Entry], lies: Sequence[tuple[int, bytes]], shift: int, more: int, comment: bytes, junk: bytes
+) -> bytes:
+    """The files, then the directory with some `lies` in it; the end states its place and count, wrong by so much."""
+    files, directory = b"", b""
+    for entry in entries:
+        packed = entry.pack()
+        shared = entry.describe(packed)
+        place = struct.pack("<3H2L", 0, 0, 0, entry.mode << 16, len(files))
+        directory += struct.pack("<4s2H", b"PK\1\2", 0x314, 20) + shared + place + entry.name + entry.extra
+        files += struct.pack("<4sH", b"PK\3\4", 20) + shared + entry.name + entry.extra + packed
+    for at, text in lies:
+        directory = change(directory, "put", at, 0, text)
+    stated, start = max(len(entries) + more, 0) % 2**16, max(len(files) + shift, 0)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, stated, stated, len(directory), start, len(comment))
+    return junk + files + directory + end + comment
+
+
+def draw_zips() -> Inputs:
+    lies = [(number % 2**64).to_bytes(8, "little")[:length] for number in NUMBERS for length in (1, 2, 4)]
+    return st.builds(
+        write_zip,
+        draw_names().flatmap(lambda names: st.tuples(*map(draw_entry, names))),
+        st.lists(st.tuples(st.integers(0, 200), st.sampled_from(lies)), max_size=2),
+        shift=st.sampled_from([0] * 20 + [-1, 5, 2**31]),
+        more=st.sampled_from([0] * 20 + [-1, 1, 0xFFF0]),
+        comment=st.sampled_from([b"", b"", b"PK\5\6", b"c" * 300]),
+        junk=st.sampled_from([b""] * 20 + [b"MZ junk", bytes(30)]),
+    )
 
 
 # IDX
