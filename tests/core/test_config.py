@@ -186,6 +186,11 @@ def test_refuses_what_is_no_character_or_number(text: str) -> None:
         read(text)
 
 
+def test_refuses_a_list_of_lists_for_a_key() -> None:
+    with pytest.raises(InputError, match=r"^params\.yaml: has a key that is a list or a mapping; expected text\.$"):
+        read("? - - 1\n: 2\n")
+
+
 @pytest.mark.parametrize("text", ["a: " + "[" * 900 + "]" * 900, "\n".join(" " * depth + "a:" for depth in range(900))])
 def test_refuses_what_is_nested_too_deeply(text: str) -> None:
     with pytest.raises(

@@ -72,6 +72,8 @@ def parse_yaml(raw: bytes, path: Path) -> tuple[dict[str, Any], MappingNode]:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply; expected sections of `key: value` pairs.") from error
+    except TypeError as error:  # of a list inside a list as a key
+        raise InputError(f"{path}: has a key that is a list or a mapping; expected text.") from error
     except (OverflowError, ValueError) as error:  # ruamel.yaml lets those of chr() and int() through
         raise InputError(
             f"{path}: an escape in double quotes (\\U and its digits), or the number of a %YAML line, is out of range "
