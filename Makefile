@@ -6,12 +6,13 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev repro test test-fast check format docs bench clean
+.PHONY: help env env-dev repro test test-fast prove check format docs bench clean
 
 help:
 	@echo 'make repro [RECIPE=name]  install what is needed, run the pipeline, print the result'
-	@echo 'make test                 format, lint, types and every test'
+	@echo 'make test                 format, lint, types and every test but the proofs'
 	@echo 'make test-fast            the same without the slow tests'
+	@echo 'make prove                the slow proofs: hostile inputs, runs under other circumstances (half an hour)'
 	@echo 'make check                format, lint and types only'
 	@echo 'make docs                 the pages of the Python API, from its docstrings, into site/'
 	@echo 'make bench                measure what README and docs promise (half an hour; MNIST and CIFAR-10 in ../shared/data)'
@@ -37,10 +38,13 @@ check: env-dev
 	pyright
 
 test: check
-	pytest -n 2
+	pytest -n 2 -m 'not proof' --durations=10
 
 test-fast: check
-	pytest -n 2 -m 'not slow'
+	pytest -n 2 -m 'not slow and not proof'
+
+prove: env-dev
+	python .ci/prove.py
 
 format: env-dev
 	ruff format .

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from imagepipe.sources.records import Record
+from tests.circumstances import PLAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -21,6 +23,22 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 GIT_NAME = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the numbers that proofs recorded (`record_property`), and their sums."""
+    proved = [report for report in terminalreporter.getreports("passed") if getattr(report, "user_properties", None)]
+    if not proved:
+        return
+    terminalreporter.section("proved")
+    sums: Counter[str] = Counter()
+    for report in proved:
+        numbers = dict(report.user_properties)
+        sums.update(numbers)
+        terminalreporter.write_line(
+            f"{report.nodeid}: {', '.join(f'{name} {number:,}' for name, number in numbers.items())}"
+        )
+    terminalreporter.write_line(f"in all: {', '.join(f'{name} {number:,}' for name, number in sums.items())}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -146,7 +164,7 @@ def project(
 ) -> Path:
     """A fresh repository in which the default pipeline has run once."""
     folder = copy_project(tmp_path_factory.mktemp("one"))
-    done = run_in(folder, "dvc", "repro", TZ="UTC", LC_ALL="C.UTF-8", PYTHONHASHSEED="0")
+    done = run_in(folder, "dvc", "repro", **PLAIN)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

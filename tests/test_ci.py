@@ -124,3 +124,26 @@ def test_without_a_remote_the_pipeline_runs(tmp_path: Path, copy_project: Callab
     assert "| params.yaml | train.epochs | 30" in summary
     assert "| reports/train/metrics.json" in summary
     assert "neither in DVC's cache here nor in its remote" in summary
+
+
+def test_each_file_of_proofs_has_its_row_and_its_minutes(root: Path) -> None:
+    rows = re.findall(
+        r"\| `pytest -n 2 -m proof (\S+)` \| [^|]+ \| \d+ \|", (root / "CONTRIBUTING.md").read_text("utf-8")
+    )
+    files = [path for path in (root / "tests").rglob("test_*.py") if "pytest.mark.proof\n" in path.read_text("utf-8")]
+    assert sorted(rows) == sorted(path.relative_to(root).as_posix() for path in files)
+
+
+@pytest.mark.parametrize(("body", "code"), [("pass", 0), ("raise ValueError", 1)])
+def test_proofs_say_what_they_took_beside_what_they_may(
+    body: str, code: int, root: Path, tmp_path: Path, run_in: Run
+) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copyfile(root / ".ci" / "prove.py", tmp_path / ".ci" / "prove.py")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = proof\n")
+    (tmp_path / "one.py").write_text(f"import pytest\n\n@pytest.mark.proof\ndef test_it():\n    {body}\n")
+    rows = [f"| {name} | `pytest -m proof one.py` | all | {minutes} | |" for name, minutes in (("one", 60), ("two", 0))]
+    (tmp_path / "CONTRIBUTING.md").write_text("\n".join(["| tests | `pytest -m 'not proof'` | all | 5 | |", *rows]))
+    done = run_in(tmp_path, sys.executable, ".ci/prove.py")
+    assert re.search(r"\n  one: \d+\.\d of 60 minutes\n  two: \d+\.\d of 0 minutes, more than it may\n$", done.stdout)
+    assert (done.returncode, done.stderr) == (code, "prove: failed: one, two\n" if code else "")

@@ -13,12 +13,19 @@ from pathlib import Path
 import pytest
 
 from imagepipe.core.config import read_yaml
+from tests.circumstances import Circumstances, set_knobs, under
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.slow
 
-# All that must not matter, other than in the first folder.
-TWISTED = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "4242", "MPLBACKEND": "svg"}
+# All that must not matter and that DVC bears, other than in the first folder; tests/proof/ has the rest, one by one.
+TWISTED = Circumstances(
+    {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "4242", "MPLBACKEND": "svg"},
+    umask=0o077,
+    jobs=1,
+    workers=2,
+    place="a longer name",
+)
 
 
 def read_hashes(project: Path) -> dict[str, str]:
@@ -59,15 +66,10 @@ def test_git_sees_nothing_but_the_lock_and_the_metrics(project: Path) -> None:
 def test_another_folder_gives_the_same_bytes(
     project: Path, tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
 ) -> None:
-    twin = copy_project(tmp_path / "a longer name")
-    params = (twin / "params.yaml").read_text("utf-8")
-    (twin / "params.yaml").write_text(params.replace("jobs: 0", "jobs: 1").replace("workers: 0", "workers: 2"), "utf-8")
-    before = os.umask(0o077)
-    try:
-        done = run_in(twin, "dvc", "repro", **TWISTED)
-    finally:
-        os.umask(before)
-    assert done.returncode == 0, done.stdout + done.stderr
+    twin = copy_project(tmp_path / TWISTED.place)
+    set_knobs(twin, TWISTED)
+    with under(TWISTED, run_in, tmp_path) as run:
+        run(twin, "dvc", "repro")
     assert read_hashes(twin) == read_hashes(project)
 
 

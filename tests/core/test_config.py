@@ -178,6 +178,36 @@ def test_names_the_line_of_a_control_character() -> None:
         read("a: 1\nb: \x07\n")
 
 
+@pytest.mark.parametrize("text", [r'a: "\UFFFFFFFF"', r'a: "\U00110000"', f"%YAML {'9' * 5000}.1\n---\na: 1"])
+def test_refuses_what_is_no_character_or_number(text: str) -> None:
+    with pytest.raises(
+        InputError, match=r"^params\.yaml: an escape in double quotes .* is out of range \(.*\); mend it"
+    ):
+        read(text)
+
+
+def test_refuses_a_list_of_lists_for_a_key() -> None:
+    with pytest.raises(InputError, match=r"^params\.yaml: has a key that is a list or a mapping; expected text\.$"):
+        read("? - - 1\n: 2\n")
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 900 + "]" * 900, "\n".join(" " * depth + "a:" for depth in range(900))])
+def test_refuses_what_is_nested_too_deeply(text: str) -> None:
+    with pytest.raises(
+        InputError, match=r"^params\.yaml: is nested too deeply; expected sections of `key: value` pairs"
+    ):
+        read(text)
+
+
+def test_aliases_that_multiply_are_neither_walked_nor_shown_in_full(load: Load) -> None:
+    """Thirty lines that stand for 9^30 values, and a list that holds itself."""
+    lines = [f"      - &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 31)]
+    message = refuse(load, "train", "  lr: 0.01", "\n".join(["  lr:", "      - &a0 [x]", *lines]))
+    assert "train.lr: found [['x'], [[...], [...], " in message
+    assert len(message) < 1000
+    assert "train.lr: found [[[" in refuse(load, "train", "  lr: 0.01", "  lr: &a [*a]")
+
+
 @pytest.mark.parametrize("number", ["1e-3", "0.001", "1", "1_0.5"])
 def test_accepts_any_number_for_a_learning_rate(load: Load, number: str) -> None:
     assert load("train", "  lr: 0.01", f"  lr: {number}").lr == float(number)

@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def test_a_piece_that_is_not_there_was_cut(tmp_path: Path, offset: int, length: 
         FileSlice(tmp_path / "x", offset, length).read()
 
 
+@pytest.mark.parametrize("offset", [0, 3])
+def test_a_length_beyond_all_memory_is_not_believed(tmp_path: Path, offset: int) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    with pytest.raises(OSError, match=r"it was cut since it was written|it changed while it was read"):
+        FileSlice(tmp_path / "x", offset, 10**17).read()
+
+
 def test_a_file_that_was_never_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         FileSlice(tmp_path, 0, None).read()
@@ -44,6 +52,13 @@ def test_a_file_is_read_to_its_end_and_closed(tmp_path: Path, size: int) -> None
     with pytest.raises(IsADirectoryError):
         read_whole(str(tmp_path))
     assert count_open_files() == before
+
+
+def test_what_may_never_end_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(OSError, match="is a FIFO or a device; expected a plain file"):
+            read_whole(str(path))
 
 
 def count_open_files() -> int:

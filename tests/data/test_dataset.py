@@ -152,6 +152,12 @@ def test_a_leading_zero_is_a_name_and_not_a_number(tmp_path: Path) -> None:
     assert open_table(tmp_path, "path,label\na.png,007\nb.png,12\n").classes == ["007", "12"]
 
 
+def test_more_digits_than_make_a_number_are_a_name(tmp_path: Path) -> None:
+    long = "9" * 5000
+    assert open_table(tmp_path, f"path,label\na.png,{long}\nb.png,12\n").classes == ["12", long]
+    assert open_table(tmp_path, f"path,label,class\na.png,{long},cat\nb.png,0,dog\n").classes == ["0", long]
+
+
 def test_a_sample_opens_its_own_file_only(tmp_path: Path) -> None:
     Image.new("L", (3, 2), 9).save(tmp_path / "1.png")
     dataset = open_table(tmp_path, "path,label\n0.png,0\n1.png,1\n2.png,2\n")

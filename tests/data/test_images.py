@@ -193,6 +193,14 @@ def test_a_missing_or_cut_shard_is_named_with_the_image(tmp_path: Path) -> None:
             read(3)
 
 
+def test_a_length_beyond_all_memory_is_not_believed(tmp_path: Path) -> None:
+    _, slices = pack(tmp_path, 8)
+    lengths = np.full(len(slices), 10**17)
+    files = ImageFiles(slices.folder, slices.names, slices.shards, slices.offsets, lengths)
+    with pytest.raises(InputError, match=r"00000\.tar \(0\.png\): cannot be read \(00000\.tar ends inside this file"):
+        decode_chunk(Chunk(files, None))
+
+
 def test_workers_need_not_wait_for_torch() -> None:
     code = "import imagepipe.data.pixels, sys; print([name for name in sys.modules if name.startswith('torch')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

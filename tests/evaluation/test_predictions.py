@@ -12,9 +12,16 @@ from imagepipe.core.files import write_csv, write_json
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import DatasetInfo, read_manifest
 from imagepipe.data.pixels import PixelCache
-from imagepipe.evaluation.predictions import check_fit, predict_splits, read_predictions, tabulate_predictions
+from imagepipe.evaluation.predictions import (
+    check_fit,
+    parse_predictions,
+    predict_splits,
+    read_predictions,
+    tabulate_predictions,
+)
 from imagepipe.models.classifier import ModelInfo, build_classifier, save_classifier
 from tests.data.made import pack_shards
+from tests.evaluation.made import make_table
 from tests.made import CLASSES, make_dataset, make_dataset_info, make_model_info
 
 
@@ -92,6 +99,19 @@ def test_refuses_a_table_that_is_no_predictions_table(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("split,key\ntest,1\n")
     with pytest.raises(InputError, match=r"p\.csv: not a predictions table \(no path, class, predicted, loss\)"):
         read_predictions(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"), [("loss", "low"), ("loss", "inf"), ("logit:dog", ""), ("logit:dog", "1e39"), ("offset", "1.5")]
+)
+def test_refuses_a_cell_that_is_no_number_and_names_its_row(column: str, cell: str) -> None:
+    table = make_table([True, False]).assign(offset=0).astype(str)
+    table.loc[1, column] = cell
+    with pytest.raises(InputError) as caught:
+        parse_predictions(table.to_csv(index=False).encode(), Path("p.csv"))
+    assert str(caught.value) == (
+        f"p.csv: expected numbers (1):\n  row 3: {column} is {cell!r}\nRun the evaluate stage again."
+    )
 
 
 def save_model(path: Path, info: ModelInfo) -> None:

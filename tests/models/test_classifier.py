@@ -277,8 +277,11 @@ def test_a_description_that_cannot_be_read_is_refused(tmp_path: Path, change: di
         {"model": "mlp"},
         {"model": "resnet"},
         {"mean": [0.1, 0.2, 0.3]},
+        {"model": "cnn", "choices": {"base": 4, "stem": "pool", "dropout": 2}},
+        {"model": "resnet_small", "choices": {"width": 4, "stem": "deep", "blocks": 1, "dropout": 0}},
+        {"model": "mlp", "choices": {"hidden": 2**70}},
     ],
-    ids=["mode", "a choice too many", "a choice too few", "model", "means"],
+    ids=["mode", "a choice too many", "a choice too few", "model", "means", "share", "word", "size"],
 )
 def test_a_description_of_no_model_that_there_is_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     tensors = dict(build_classifier(make_info(), 1).state_dict())

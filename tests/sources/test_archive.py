@@ -10,6 +10,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -472,6 +473,25 @@ def test_a_wrong_checksum_of_gzip_is_noticed(tmp_path: Path) -> None:
     assert refuse(tmp_path, bytes(data)).startswith("after `a.png`: is damaged: CRC check failed")
 
 
+def test_a_dictionary_that_memory_does_not_hold_is_refused(tmp_path: Path) -> None:
+    """Of 4 GiB, which its header states with the right checksum, in a process that may take 1 GiB more."""
+    resource = pytest.importorskip("resource")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs Linux, which says how much memory this process has")
+    data = bytearray(lzma.compress(make_tar(("a.png", b"x"))))
+    end = 12 + 4 * data[12]  # of the block's header, which begins with its length
+    data[data.index(b"\x21\x01", 12) + 2] = 40
+    data[end : end + 4] = zlib.crc32(data[12:end]).to_bytes(4, "little")
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, limits[1]))
+    try:
+        message = refuse(tmp_path, bytes(data))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert message == "asks for more memory than there is; pack it again with a smaller dictionary (xz -6)."
+
+
 @pytest.mark.parametrize("kind", ["tar.xz", "tar.bz2"])
 def test_a_flipped_bit_is_noticed(tmp_path: Path, kind: str) -> None:
     data = bytearray(PACKERS[kind](make_tar(("a.png", random.Random(1).randbytes(5000)))))
@@ -672,6 +692,12 @@ def test_our_tar_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     tar.write_bytes(data + bytes(512))
     with pytest.raises(InputError, match=r"is damaged: what follows byte 3584 is not the end of a tar\. Run the fetch"):
         list_members(tar)
+
+
+def test_a_size_below_0_does_not_lead_back_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "files.tar").write_bytes(make_pax_header("é.png", -1536) + bytes(10_240))
+    with pytest.raises(InputError, match=r"is damaged: what is at byte 0 is no header of ours\. Run the fetch"):
+        list_members(tmp_path / "files.tar")
 
 
 def test_another_tar_is_none_of_ours(tmp_path: Path) -> None:

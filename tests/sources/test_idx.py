@@ -76,6 +76,15 @@ def test_too_few_or_too_many_values_give_both_lengths(found: int) -> None:
         parse_idx(data, HERE)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "values"), [([1] * 200, b"x"), ([0, 2**32 - 1, 2**32 - 1, 2**32 - 1], b"")], ids=["axes", "bytes"]
+)
+def test_sizes_that_no_array_can_have_are_refused(sizes: list[int], values: bytes) -> None:
+    header = bytes([0, 0, 8, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes)
+    with pytest.raises(InputError, match=r"^made-idx: has the sizes \(.*\), which no array can have \(.*\); fetch it"):
+        parse_idx(header + values, HERE)
+
+
 def test_lengths_count_bytes_not_values() -> None:
     with pytest.raises(InputError, match=r"holds 6 bytes of values, expected 12 for \(3,\)"):
         parse_idx(bytes([0, 0, 0x0C, 1, 0, 0, 0, 3]) + bytes(6), HERE)

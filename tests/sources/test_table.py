@@ -13,6 +13,7 @@ import pytest
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.slices import FileSlice
+from imagepipe.sources import read_records
 from imagepipe.sources.records import Record, SourceInfo
 from tests.sources.made import (
     fetch_and_read,
@@ -49,6 +50,16 @@ def fail(folder: Path, message: str, **table: str) -> None:
 
 def list_rows(records: list[Record]) -> list[tuple[str, str, str]]:
     return [(record.key, record.class_name, record.part) for record in records]
+
+
+def test_a_description_without_the_columns_says_to_fetch_again(tmp_path: Path) -> None:
+    raw_dir = tmp_path / "raw of in"
+    read(write(tmp_path / "in", "path,label\na.png,cat\n", "a.png"))
+    text = (raw_dir / "source.json").read_text("utf-8")
+    (raw_dir / "source.json").write_text(text.replace('"file": "",', ""), "utf-8")
+    with pytest.raises(InputError) as caught:
+        read_records(tmp_path / "in", raw_dir)
+    assert str(caught.value) == f"{raw_dir / 'source.json'}: table.file: Field required; run the fetch stage again."
 
 
 # Tables as people publish them
@@ -125,6 +136,24 @@ def test_a_nul_in_a_parquet_table_is_refused(tmp_path: Path) -> None:
     write_files(tmp_path / "x", "a")
     pq.write_table(pa.table({"file": ["a"], "label": ["x\0y"]}), tmp_path / "x" / "x.parquet")
     fail(tmp_path / "x", r"x\.parquet: the columns label hold NUL characters")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**62], pa.duration("s")),
+        pa.array([2**31 - 1], pa.int32()).cast(pa.date32()),
+        pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")),
+    ],
+    ids=["duration", "date", "no UTF-8"],
+)
+def test_cells_of_a_parquet_table_that_are_no_text_are_refused(tmp_path: Path, column: pa.Array) -> None:
+    write_files(tmp_path / "x", "a")
+    pq.write_table(pa.table({"file": ["a"], "label": ["x"], "when": column}), tmp_path / "x" / "x.parquet")
+    fail(
+        tmp_path / "x",
+        r"x\.parquet: the column when holds what cannot be written as text \(.*\); mend it or leave it out",
+    )
 
 
 def test_a_damaged_parquet_table_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ DVC tracks the values that ruamel.yaml reads, so ruamel.yaml reads them here too
 `1e-3`, `no`, `017` and every other scalar on which YAML 1.1 and 1.2 differ.
 """
 
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -69,6 +70,15 @@ def parse_yaml(raw: bytes, path: Path) -> tuple[dict[str, Any], MappingNode]:
         raise InputError(f"{path}:{line}: {problem}.{remedy}") from error
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deeply; expected sections of `key: value` pairs.") from error
+    except TypeError as error:  # of a list inside a list as a key
+        raise InputError(f"{path}: has a key that is a list or a mapping; expected text.") from error
+    except (OverflowError, ValueError) as error:  # ruamel.yaml lets those of chr() and int() through
+        raise InputError(
+            f"{path}: an escape in double quotes (\\U and its digits), or the number of a %YAML line, is out of range "
+            f"({error}); mend it."
+        ) from error
     if not isinstance(values, dict) or not isinstance(tree, MappingNode):
         found = "nothing" if values is None else type(values).__name__
         raise InputError(f"{path}:1: expected `key: value` pairs, found {found}.")
@@ -86,15 +96,24 @@ def check_scalars(tree: Node | None, constructor: SafeConstructor, path: Path) -
             ) from error
 
 
-def iterate_scalars(node: Any) -> Iterator[ScalarNode]:
-    """Every scalar of a syntax tree, keys and values, in the order of the file."""
-    if isinstance(node, ScalarNode):
-        yield node
-    elif isinstance(node, tuple | list):
-        for part in cast("list[Any]", node):
-            yield from iterate_scalars(part)
-    elif isinstance(node, MappingNode | SequenceNode):
-        yield from iterate_scalars(node.value)
+def iterate_scalars(tree: Node | None) -> Iterator[ScalarNode]:
+    """Every scalar of a syntax tree once, keys and values, in the order of the file.
+
+    A node that aliases repeat is not walked again: a few lines of them are millions of values, or one inside itself.
+    """
+    waiting: list[Node | None] = [tree]
+    known: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known:
+            continue
+        known.add(id(node))
+        if isinstance(node, ScalarNode):
+            yield node
+        elif isinstance(node, SequenceNode):
+            waiting += reversed(cast("list[Node]", node.value))
+        elif isinstance(node, MappingNode):
+            waiting += reversed([part for pair in cast("list[tuple[Node, Node]]", node.value) for part in pair])
 
 
 def load_section(name: str, model: type[Section], path: Path = PARAMS_FILE) -> Section:
@@ -144,9 +163,11 @@ def describe_problem(path: Path, tree: MappingNode, section: str, model: type[Ba
 
 
 def describe_value(node: Node, value: object) -> str:
-    """What stands in the file: a scalar as it is written, nothing as `nothing`."""
+    """What stands in the file: a scalar as it is written, nothing as `nothing`, the beginning of what has parts."""
     if not isinstance(node, ScalarNode):
-        return str(value)
+        shown = reprlib.Repr()
+        shown.maxlevel = 2
+        return shown.repr(value)
     if node.style in ("'", '"'):
         return repr(node.value)
     return str(node.value) or "nothing"

@@ -37,7 +37,9 @@ SHARD_COLUMNS = ("shard", "offset", "length")  # only with `split.layout: shards
 USER = "user:"  # begins the names of the columns that a user's own table brought
 FORMAT = 1  # of `dataset.json` and of the manifests beside it
 
-_INTEGER = re.compile(r"-?[0-9]+")
+MOST_DIGITS = 4000  # of a class name that is taken for a number; Python makes none of more than 4,300
+
+_INTEGER = re.compile(rf"-?[0-9]{{1,{MOST_DIGITS}}}")
 _COUNT = "[0-9]{1,18}"  # fits int64
 
 

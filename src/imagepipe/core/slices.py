@@ -1,6 +1,7 @@
 """Where the bytes of an image file are: a file of its own, or a part of a tar that holds many."""
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,10 @@ class FileSlice:
             raise FileNotFoundError("there is no such file")
         with Path(self.path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(self.offset)
-            data = file.read(self.length)
+            data = b""
+            if self.offset + self.length <= size:  # a manifest may say anything, and memory is taken before it is read
+                file.seek(self.offset)
+                data = file.read(self.length)
         if self.offset and len(data) != self.length:  # a member of a tar, which begins after its header
             raise OSError(f"{Path(self.path).name} ends inside this file: it was cut since it was written")
         if not self.offset and not size == len(data) == self.length:
@@ -86,10 +89,13 @@ class ImageFiles:
 
 
 def read_whole(path: str) -> bytes:
-    """The bytes of a file; raises OSError where it cannot be read."""
+    """The bytes of a file; raises OSError where it cannot be read, or is a FIFO or a device, which may never end."""
     # For small files, Python's file object takes as long as opening, reading and closing, and so does a Path.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
+        kind = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise OSError("is a FIFO or a device; expected a plain file")
         parts: list[bytes] = []
         while part := os.read(descriptor, PIECE):
             parts.append(part)

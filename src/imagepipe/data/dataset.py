@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from imagepipe.core.errors import InputError, list_findings
-from imagepipe.core.manifest import SHARD_COLUMNS, order_classes, read_dataset_info
+from imagepipe.core.manifest import MOST_DIGITS, SHARD_COLUMNS, order_classes, read_dataset_info
 from imagepipe.core.slices import ImageFiles, list_image_files
 from imagepipe.core.tables import LABEL_COLUMNS, PATH_COLUMNS, find_column, read_text_table
 from imagepipe.data.images import OtherMode, make_image, open_image, read_pixels
@@ -208,7 +208,7 @@ def name_labels(labels: pd.Series, classes: pd.Series) -> list[str] | None:
     A number that no row has keeps its digits for a name. None where the two columns do not go together.
     """
     pairs = set(zip(labels, classes, strict=True))
-    names = {int(label): name for label, name in pairs if label.isdecimal()}
+    names = {int(label): name for label, name in pairs if label.isdecimal() and len(label) <= MOST_DIGITS}
     if not len(names) == len(pairs) == len(set(names.values())) or max(names) >= MOST_CLASSES:
         return None
     return [names.get(number, str(number)) for number in range(max(names) + 1)]
@@ -223,7 +223,7 @@ def list_classes(names: pd.Series, csv_path: Path) -> list[str]:
     blank = [f"row {row}" for row, name in number_rows(names) if not name.strip()]
     if blank:
         raise InputError(list_findings(f"{csv_path}: labels are blank", blank))
-    if not all(name.isdecimal() and str(int(name)) == name for name in distinct):
+    if not all(name.isdecimal() and len(name) <= MOST_DIGITS and str(int(name)) == name for name in distinct):
         return order_classes(distinct)
     largest = max(map(int, distinct))
     if largest >= MOST_CLASSES:

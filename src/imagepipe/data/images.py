@@ -5,6 +5,7 @@ Workers import this module, and each starts anew: what is heavy does not belong 
 
 import hashlib
 import io
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -161,6 +162,7 @@ class FileReader:
     def __init__(self, files: ImageFiles) -> None:
         self.files = files
         self._name = ""
+        self._size = 0
         self._shard: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -177,15 +179,18 @@ class FileReader:
         if files.shards is None or files.offsets is None or files.lengths is None:
             return files.read(index)
         shard = self._open(files.shards[index])
-        shard.seek(int(files.offsets[index]))
-        length = int(files.lengths[index])
+        offset, length = int(files.offsets[index]), int(files.lengths[index])
+        if offset + length > self._size:
+            return files.read(index)  # which says what is wrong
+        shard.seek(offset)
         data = shard.read(length)
-        return data if len(data) == length else files.read(index)  # which says what is wrong
+        return data if len(data) == length else files.read(index)
 
     def _open(self, name: str) -> BinaryIO:
         if self._shard is None or self._name != name:
             self._close()
             self._name, self._shard = name, (self.files.folder / name).open("rb")
+            self._size = os.fstat(self._shard.fileno()).st_size
         return self._shard
 
     def _close(self) -> None:

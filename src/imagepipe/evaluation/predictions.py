@@ -194,4 +194,29 @@ def type_predictions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     if missing or not logits:
         raise InputError(f"{path}: not a predictions table (no {', '.join(missing) or 'logit columns'}).")
     types = {"loss": np.float64, "offset": np.int64, "length": np.int64, **dict.fromkeys(logits, np.float32)}
-    return table.astype({name: kind for name, kind in types.items() if name in table.columns})
+    typed = {name: type_numbers(table[name], kind, path) for name, kind in types.items() if name in table.columns}
+    return table.assign(**typed)
+
+
+def type_numbers(cells: "pd.Series[str]", kind: type[np.number], path: Path) -> pd.Series:
+    """The cells as finite numbers of this kind; raises InputError, listing the rows, where one is none."""
+    numbers = make_numbers(cells, kind)
+    if numbers is not None:
+        return numbers
+    alone = (pd.Series([cell], dtype=str) for cell in cells)
+    wrong = [
+        f"row {row}: {cells.name} is {cell.iat[0]!r}"
+        for row, cell in enumerate(alone, start=2)
+        if make_numbers(cell, kind) is None
+    ]
+    raise InputError(list_findings(f"{path}: expected numbers", wrong, "Run the evaluate stage again."))
+
+
+def make_numbers(cells: "pd.Series[str]", kind: type[np.number]) -> pd.Series | None:
+    """The cells as numbers of this kind; None where one is none, or is not finite."""
+    try:
+        with np.errstate(over="ignore"):
+            numbers = cells.astype(kind)
+    except (ValueError, OverflowError):
+        return None
+    return numbers if np.isfinite(numbers).all() else None

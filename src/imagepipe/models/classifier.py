@@ -164,7 +164,7 @@ def load_classifier(path: Path) -> Classifier:
     try:
         model = build_classifier(info, 0)
         model.load_state_dict(tensors)
-    except TypeError as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # a choice too many, or of no such value
         raise InputError(f"{path}: its choices {info.choices} do not fit `{info.model}` ({error}).") from error
     except RuntimeError as error:
         raise InputError(f"{path}: its weights do not fit `{info.model}`: {error}") from error

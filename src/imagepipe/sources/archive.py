@@ -258,7 +258,7 @@ def read_headers(file: BufferedIOBase) -> Iterator[tuple[str, int, int]]:
     position = 0
     while header := read_header(file):
         name, size = parse_header(header)
-        if header != make_pax_header(name, size):
+        if size < 0 or header != make_pax_header(name, size):  # below 0, it would lead back to itself for ever
             raise ReadError(f"what is at byte {position} is no header of ours")
         position += len(header)
         yield name, position, size
@@ -328,6 +328,8 @@ def report_damage(inspection: Inspection) -> Generator[None]:
         inspection.refuse(f"a name is not the UTF-8 that it is marked as: {error.object[:MOST_NAME]!r}.")
     except NotImplementedError as error:
         inspection.refuse(f"cannot be unpacked: {error}; pack it again with the usual compression (deflate).")
+    except MemoryError:  # a header of a few bytes may ask for a dictionary of 4 GiB
+        inspection.refuse("asks for more memory than there is; pack it again with a smaller dictionary (xz -6).")
     except DAMAGE as error:
         inspection.refuse(f"is damaged or cut off: {str(error) or 'it ends early'}. Get or pack the archive again.")
     except OSError as error:

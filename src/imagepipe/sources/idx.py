@@ -40,4 +40,10 @@ def parse_idx(data: bytes, path: Path) -> NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
     if len(data) - header != expected:
         raise InputError(f"{path}: holds {len(data) - header} bytes of values, expected {expected} for {shape}.")
-    return np.frombuffer(data, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+    try:
+        values = np.frombuffer(data, dtype, offset=header).reshape(shape)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: has the sizes {shape}, which no array can have ({error}); fetch it again."
+        ) from error
+    return values.astype(dtype.newbyteorder("="), copy=False)

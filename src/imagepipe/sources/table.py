@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.run import RunParams
@@ -121,8 +122,16 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
 
 def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:
     """One record for each row, undecoded; a row whose file is missing has a record that cannot be read."""
+    try:
+        params = TableParams.model_validate(info.table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"{raw_dir / 'source.json'}: table.{'.'.join(map(str, first['loc']))}: {first['msg']}; run the fetch stage "
+            "again."
+        ) from error
     tree = open_tree(source, raw_dir, info)
-    tables = read_tables(tree, TableParams.model_validate(info.table), str(source))
+    tables = read_tables(tree, params, str(source))
     parts, below, paths = ([], [], [])
     for table in tables:
         parts += table.parts
@@ -285,17 +294,22 @@ def parse_parquet(data: bytes, name: str) -> pd.DataFrame:
             f"{name}: the columns {', '.join(other)} hold neither text nor numbers; leave them out, and write images "
             "as files that the table names."
         )
-    texts = {str(column): make_texts(values) for column, values in table.items()}
+    texts = {str(column): make_texts(values, name) for column, values in table.items()}
     damaged = [column for column, cells in texts.items() if cells.str.contains("\0", regex=False).any()]
     if damaged:
         raise InputError(f"{name}: the columns {', '.join(damaged)} hold NUL characters, which no CSV can; mend them.")
     return pd.DataFrame(texts, dtype=str)
 
 
-def make_texts(values: "pd.Series[Any]") -> "pd.Series[str]":
-    """Each cell as text, '' where it is empty."""
-    cells = ["" if empty else str(cell) for cell, empty in zip(values, values.isna(), strict=True)]
-    return pd.Series(cells, dtype=str)
+def make_texts(values: "pd.Series[Any]", name: str) -> "pd.Series[str]":
+    """Each cell as text, '' where it is empty; raises InputError where one is no UTF-8, or no date that there is."""
+    try:
+        cells = ["" if empty else str(cell) for cell, empty in zip(values, values.isna(), strict=True)]
+        return pd.Series(cells, dtype=str)
+    except (ValueError, OverflowError, LookupError) as error:
+        raise InputError(
+            f"{name}: the column {values.name} holds what cannot be written as text ({error}); mend it or leave it out."
+        ) from error
 
 
 def choose_column(table: pd.DataFrame, wanted: str, names: Sequence[str], kind: str, key: str, name: str) -> str:
