@@ -48,5 +48,5 @@ bench: env-dev
 	python benchmarks/all.py
 
 clean:
-	git clean -fdXq data/raw data/images data/manifests models reports dvc_plots show.png
+	git clean -fdXq data/raw data/images data/manifests models reports dvc_plots show.png lr-find.png
 	find src stages tests benchmarks .ci -name __pycache__ -type d -prune -exec rm -rf {} +
