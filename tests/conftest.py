@@ -111,7 +111,7 @@ def copy_project() -> Callable[[Path], Path]:
 def run_in() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_in(folder, "dvc", "repro", **environment)`: a command of this environment, its output captured.
 
-    What it prints goes through files: a pipe would be waited for until the last process that it leaves behind has ended.
+    What it prints goes through files: a pipe would be waited for until all that it leaves behind has ended, too.
     """
 
     def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
