@@ -57,5 +57,5 @@ bench: env-dev
 	python benchmarks/all.py
 
 clean:
-	git clean -fdXq data/raw data/images data/manifests docs models reports dvc_plots show.png site
+	git clean -fdXq data/raw data/images data/manifests docs models reports dvc_plots show.png lr-find.png site
 	find src stages tests benchmarks .ci -name __pycache__ -type d -prune -exec rm -rf {} +

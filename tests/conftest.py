@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -145,13 +146,23 @@ def copy_project() -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="session")
 def run_in() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`run_in(folder, "dvc", "repro", **environment)`: a command of this environment, its output captured."""
+    """`run_in(folder, "dvc", "repro", **environment)`: a command of this environment, its output captured.
+
+    What it prints goes through files: a pipe would be waited for until all that it leaves behind has ended, too.
+    """
 
     def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-        return subprocess.run(
-            command, cwd=folder, env=os.environ | here | environment, capture_output=True, text=True, check=False
-        )
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+        ):
+            done = subprocess.run(
+                command, cwd=folder, env=os.environ | here | environment, stdout=out, stderr=err, check=False
+            )
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
 
     return run
 

@@ -121,7 +121,7 @@ CHANGES = (
     ("evaluate", {"gallery": 8}),
     ("run", {"jobs": 1}),
 )
-# DVC looks at what a stage reads and writes only; these two take long, and nothing that others read depends on how.
+# Stands in for the stages after split: DVC looks only at what a stage reads and writes.
 STAND_IN = """
 import sys
 from pathlib import Path
@@ -169,7 +169,7 @@ def test_ones_own_images_and_what_reruns_then_are_as_the_page_says(
     tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
 ) -> None:
     folder, table = copy_project(tmp_path), read_rerun_table()
-    for stage in ("train", "evaluate"):
+    for stage in ("balance", "train", "evaluate"):
         (folder / f"stages/{stage}.py").write_text(STAND_IN, "utf-8")
     for name in ("pets", "copied"):
         write_pets(folder / "data" / name, range(30))
@@ -202,14 +202,22 @@ def test_ones_own_images_and_what_reruns_then_are_as_the_page_says(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_repro_ends_with_what_the_readme_shows(project: Path, run_in: Run) -> None:
+def test_make_repro_ends_with_what_the_readme_shows_and_make_clean_takes_nothing_that_is_not_kept(
+    project: Path, tmp_path: Path, run_in: Run
+) -> None:
     """Without installing, which is done (`-o env`)."""
-    done = run_in(project, "make", "-o", "env", "repro")
+    folder = shutil.copytree(project, tmp_path / "copy", symlinks=True)
+    done = run_in(folder, "make", "-o", "env", "repro")
     assert done.returncode == 0, done.stderr
     shown = next(block for block in find_blocks(README, "console") if block.startswith("$ make repro\n"))
     assert done.stdout.splitlines()[-2:] == shown.splitlines()[-2:]
-    planned = run_in(project, "make", "-o", "env", "-n", "repro", "RECIPE=mnist").stdout
+    planned = run_in(folder, "make", "-o", "env", "-n", "repro", "RECIPE=mnist").stdout
     assert 'imagepipe use "recipes/mnist.yaml"' in planned
+    assert run_in(folder, "make", "clean").returncode == 0
+    left = [path for path in read_state(folder) if (folder / path).exists()]
+    assert sorted(left) == [f"reports/{name}.json" for name in ("balance/balance", "evaluate/metrics", "train/metrics")]
+    assert run_in(folder, "dvc", "checkout").returncode == 0
+    assert "Data and pipelines are up to date." in run_in(folder, "dvc", "repro").stdout
 
 
 @pytest.mark.slow
