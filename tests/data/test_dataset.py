@@ -57,6 +57,13 @@ def test_a_manifest_takes_its_classes_from_the_dataset_json_beside_it(tmp_path: 
     assert val.classes == ["cat", "dog", "NA"]
 
 
+def test_a_manifest_of_a_newer_imagepipe_is_refused_by_the_dataset_json_beside_it(tmp_path: Path) -> None:
+    make_dataset(tmp_path, {"train": 3, "val": 1, "test": 1})
+    (tmp_path / "dataset.json").write_text('{"format": 2}', "utf-8")
+    with pytest.raises(InputError, match=r"dataset\.json: made by a newer imagepipe: format 2, this one reads up to 1"):
+        ManifestDataset(tmp_path / "val.csv", tmp_path / "images")
+
+
 @pytest.mark.parametrize(
     ("header", "rows"),
     [
