@@ -125,6 +125,15 @@ def test_further_signals_do_not_cut_short_what_is_cleaned_up(folder: Path) -> No
     assert list_names(folder) == {"busy.py"}
 
 
+def test_a_signal_in_the_interpreters_own_end_makes_no_noise(folder: Path) -> None:
+    late = "import atexit, signal; atexit.register(lambda: signal.raise_signal(signal.SIGTERM)); sys.exit(5)"
+    text = STAGE.format(early="").replace("with replace_directory", f"{late}\n    with replace_directory")
+    (folder / "busy.py").write_text(text, "utf-8")
+    with start(folder, sys.executable, "busy.py", "out") as process:
+        assert read_rest(process) == ""
+    assert process.returncode == -signal.SIGTERM
+
+
 def test_the_hang_up_that_nohup_ignores_stays_ignored(folder: Path) -> None:
     with start(folder, "nohup", sys.executable, "busy.py", "out") as process:
         wait_for(process, "busy")

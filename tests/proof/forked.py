@@ -11,7 +11,6 @@ import os
 import runpy
 import signal
 import sys
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,6 @@ def run_once(order: dict[str, Any]) -> int:
         runpy.run_path(order["script"], run_name="__main__")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-        return 1
     return 0
 
 

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 # What changes a disk. Opening a file anew does, too, and is followed by a write.
 CHANGING = ("write", "sendfile", "copy_file_range", "rename", "fsync", "mkdir", "unlink", "unlinkat", "rmdir", "chmod")
-CALL = re.compile(r"(?:(?P<thread>[0-9]+) +)?(?P<name>\w+)\((?P<rest>.*)")
+CALL = re.compile(r"(?P<name>\w+)\((?P<rest>.*)")
 PLACE = re.compile(r'<(?P<open>[^>]*)>|"(?P<named>[^"]*)"')
 
 
@@ -67,11 +67,8 @@ class Runner:
         self.aside.mkdir()
         self.modules: dict[str, list[str]] = {}
 
-    def run(self, stage: Stage, fault: Fault | None = None) -> Done:
-        """Run a stage and note what changes a disk.
-
-        Its first run teaches which modules it imports, and is not traced, which would make importing slow.
-        """
+    def run(self, stage: Stage, traced: bool = False, fault: Fault | None = None) -> Done:
+        """Run a stage; `traced`, it notes what changes a disk. Its first run teaches which modules it imports."""
         printed, imported, trace = (self.aside / name for name in ("printed", "imported", "trace"))
         order = {
             "folder": str(self.project),
@@ -87,7 +84,7 @@ class Runner:
         self.program.stdin.flush()
         process = int(self.read_answer())
         trace.write_text("")
-        with nullcontext() if order["imported"] else trace_process(process, trace, fault):
+        with trace_process(process, trace, fault) if traced else nullcontext():
             os.kill(process, signal.SIGCONT)
             code = int(self.read_answer())
         if order["imported"] and not code:
@@ -100,15 +97,13 @@ class Runner:
         return self.program.stdout.readline()
 
     def list_calls(self, trace: list[str]) -> list[tuple[str, int]]:
-        """Name and number of each call of a run's first thread that changes something in the scratch folder."""
-        calls = list(filter(None, map(CALL.match, trace)))
+        """Name and number of each call that changes something in the scratch folder."""
         counts: Counter[str] = Counter()
         found: list[tuple[str, int]] = []
-        for call in calls:
-            if call["thread"] == calls[0]["thread"]:
-                counts[call["name"]] += 1
-                if self.concerns(call["rest"]):
-                    found.append((call["name"], counts[call["name"]]))
+        for call in filter(None, map(CALL.match, trace)):
+            counts[call["name"]] += 1
+            if self.concerns(call["rest"]):
+                found.append((call["name"], counts[call["name"]]))
         return found
 
     def concerns(self, rest: str) -> bool:
@@ -135,9 +130,9 @@ def open_runner(scratch: Path) -> Iterator[Runner]:
 
 @contextmanager
 def trace_process(process: int, trace: Path, fault: Fault | None) -> Iterator[None]:
-    """strace a process that has stopped itself, and all that it starts, until it ends."""
+    """strace the first thread of a process that has stopped itself, until it ends; with one job it writes all."""
     options = ["-e", f"trace={','.join(CHANGING)}", *(["-e", fault.describe()] if fault else [])]
-    with subprocess.Popen(["strace", "-f", "-y", "-qq", "-o", trace, *options, "-p", str(process)]) as strace:
+    with subprocess.Popen(["strace", "-y", "-qq", "-o", trace, *options, "-p", str(process)]) as strace:
         while not is_traced(process):
             assert strace.poll() is None
             time.sleep(0.002)

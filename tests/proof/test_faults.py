@@ -90,11 +90,11 @@ class Proof:
         write_params(project, "new", 6, 2, 0.1)
         for stage in STAGES:
             shutil.copytree(self.runner.scratch, self.before[stage.name])
-            self.calls[stage.name] = self.runner.list_calls(self.run_well(stage).trace)
+            self.calls[stage.name] = self.runner.list_calls(self.run_well(stage, traced=True).trace)
             shutil.copytree(self.runner.scratch, self.after[stage.name])
 
-    def run_well(self, stage: Stage) -> Done:
-        done = self.runner.run(stage)
+    def run_well(self, stage: Stage, traced: bool = False) -> Done:
+        done = self.runner.run(stage, traced)
         assert done.code == 0, done.printed
         return done
 
@@ -106,7 +106,7 @@ class Proof:
     def inject(self, stage: Stage, fault: Fault) -> bool:
         """Run a stage with a fault, and once more without; whether the fault came to pass."""
         self.restore(stage)
-        done = self.runner.run(stage, fault)
+        done = self.runner.run(stage, traced=True, fault=fault)
         for out in stage.outs:
             self.check_output(stage, out)
         if fault.error:

@@ -86,10 +86,12 @@ def test_a_project_as_it_was_made(project: Path) -> None:
     assert check_project(quarantine=True) == Checked(objects=5, runs=1, outputs=3, findings=[])
 
 
-def test_what_is_corrupt_is_moved_away_and_the_command_brings_it_back(project: Path) -> None:
-    """DVC itself would check it out: the object is read-only."""
+@pytest.mark.parametrize("mode", [0o444, 0o644])
+def test_what_is_corrupt_is_moved_away_and_the_command_brings_it_back(project: Path, mode: int) -> None:
+    """DVC itself would check it out where it is read-only."""
     place = find_object("table.csv")
     before = place.read_bytes()
+    place.chmod(mode)
     overwrite(place, before.replace(b"1", b"2"))
     (found,) = list_findings(check_project(quarantine=True))
     name = place.parent.name + place.name

@@ -54,6 +54,14 @@ def answer_signals() -> None:
     os.register_at_fork(after_in_child=lambda: set_answers(before))
 
 
+def stop_answering() -> None:
+    """Let a signal end this process at once: all that had to be removed is, and in the interpreter's own end an
+    exception would be but noise."""
+    for number in (signal.Signals[name] for name in ENDING if name in signal.Signals.__members__):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def set_answers(answers: Mapping[signal.Signals, Any]) -> None:
     """Set what is done on each signal."""
     for number, answer in answers.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from imagepipe.core.errors import EnvironmentFault, ImagepipeError
+from imagepipe.core.lifetime import stop_answering
 from imagepipe.core.lock import lock_stage
 
 # Objects made before Python looks for cycles among them. A stage makes millions that live to its end, and looking at
@@ -40,6 +41,8 @@ def run_stage(main: Callable[..., None]) -> None:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    finally:
+        stop_answering()
 
 
 def check_encoding(encoding: str) -> None:
