@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def make_locale(name: str, folder: Path) -> dict[str, str]:
 
     Nothing where the system has no sources of locales: the C library then takes its own for a name that it lacks.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir()
     if not shutil.which("localedef"):
         return {}
     language, codec = name.split(".")
@@ -127,18 +128,34 @@ def build_clock(folder: Path) -> Path:
     """Compile the library that shows another day, into a new folder; skips the test where that cannot be had."""
     if sys.platform != "linux" or not shutil.which("cc"):
         pytest.skip("needs Linux and a C compiler for another day")
-    folder.mkdir(parents=True)
+    folder.mkdir()
     command = ["cc", "-shared", "-fPIC", "-o", folder / "clock.so", STRANGE / "clock.c", "-ldl"]
     subprocess.run(command, check=True)
     return folder / "clock.so"
 
 
 @contextmanager
-def under(around: Circumstances, run_in: Run, scratch: Path) -> Generator[Run]:
-    """`run(folder, *command)` under these circumstances; raises where the command fails. `scratch` is a new folder."""
+def under(around: Circumstances, run_in: Run) -> Generator[Run]:
+    """`run(folder, *command)` under these circumstances; raises where the command fails."""
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        environment = make_environment(around, Path(scratch))
+        stack.enter_context(set_umask(around.umask))
+        stack.enter_context(set_cores(around.cores))
+        stack.enter_context(keep_busy(BUSY if around.busy else 0))
+
+        def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+            done = run_in(folder, *command, **environment)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done
+
+        yield run
+
+
+def make_environment(around: Circumstances, scratch: Path) -> dict[str, str]:
+    """The variables of these circumstances, with what they name in `scratch`."""
     environment = PLAIN | around.environment
     for name in around.owns:
-        (scratch / name).mkdir(parents=True)
+        (scratch / name).mkdir()
         environment[name] = str(scratch / name)
     if not environment["LC_ALL"].startswith("C"):
         environment |= make_locale(environment["LC_ALL"], scratch / "locales")
@@ -148,14 +165,4 @@ def under(around: Circumstances, run_in: Run, scratch: Path) -> Generator[Run]:
     if around.clock:
         environment["LD_PRELOAD"] = str(build_clock(scratch / "clock"))
         environment["STRANGE_CLOCK"] = str(around.clock)
-
-    def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-        done = run_in(folder, *command, **environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    with ExitStack() as stack:
-        stack.enter_context(set_umask(around.umask))
-        stack.enter_context(set_cores(around.cores))
-        stack.enter_context(keep_busy(BUSY if around.busy else 0))
-        yield run
+    return environment

@@ -68,7 +68,7 @@ def test_another_folder_gives_the_same_bytes(
 ) -> None:
     twin = copy_project(tmp_path / TWISTED.place)
     set_knobs(twin, TWISTED)
-    with under(TWISTED, run_in, tmp_path) as run:
+    with under(TWISTED, run_in) as run:
         run(twin, "dvc", "repro")
     assert read_hashes(twin) == read_hashes(project)
 

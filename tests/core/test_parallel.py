@@ -486,6 +486,19 @@ def test_workers_run_the_code_of_the_checkout_that_starts_them(tmp_path: Path, r
     assert done.stdout.strip() == str(tmp_path / "src/imagepipe/core/hashes.py")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the fork server is used on Linux")
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    code = "from imagepipe.core.parallel import start_fork_server\nstart_fork_server()"
+    command, environment = [sys.executable, "-c", code], os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        f"imagepipe.core.errors.EnvironmentFault: {folder}: takes no socket for the worker processes (AF_UNIX path too "
+        "long); set TMPDIR to a folder that can be written to and has a path of fewer than 70 characters."
+    )
+
+
 @pytest.mark.parametrize("before", [None, "elsewhere"])
 def test_handing_down_the_source_leaves_the_environment_as_it_was(
     before: str | None, monkeypatch: pytest.MonkeyPatch, root: Path

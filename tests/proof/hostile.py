@@ -239,8 +239,8 @@ def laugh(levels: int, width: int) -> str:
 
 
 DEEP = [
-    *(nest(opening, depth, closing) for depth in (30, 700) for opening, closing in ("[]", "{}")),
-    *(nest(opening, depth, "") for depth in (30, 700) for opening in ("[", "- ", "{a: ", "? ", "!a ", "a: [")),
+    *(nest(opening, depth, closing) for depth in (5, 50) for opening, closing in ("[]", "{}")),
+    *(nest(opening, depth, "") for depth in (5, 50) for opening in ("[", "- ", "{a: ", "? ", "!a ", "a: [")),
     *("\n".join(f"{' ' * level}a:" for level in range(depth)) for depth in (30, 700)),
     *(f"balance: {line}" for line in ("[[[[[[[[[[1]]]]]]]]]]", "{max_ratio: &a [*a]}", "&a {max_ratio: *a, <<: *a}")),
     *(laugh(levels, 9) for levels in (3, 9, 30)),

@@ -138,7 +138,7 @@ def fuzz(reader: Reader, many: int, place: Path) -> Counter[str]:
     tried: set[int] = set()
 
     @settings(
-        max_examples=many // (EACH // 2) + 1,  # hypothesis draws some of them twice
+        max_examples=many // (EACH // 4) + 1,  # hypothesis draws many of them twice
         derandomize=True,
         database=None,
         deadline=None,

@@ -119,7 +119,7 @@ def run_stages(around: Circumstances, project: Path, stages: dict[str, tuple[str
             run(project, sys.executable, f"stages/{stage}.py", *paths)
 
     set_knobs(project, around)
-    with under(around, run_in, project.with_name(f"around {project.name}")) as run:
+    with under(around, run_in) as run:
         if around.again:
             change_params(project, *SEEDS)
             run_all()
@@ -185,7 +185,7 @@ def run_digits(copy_base: Copy, run_in: Run) -> Make:
 
     def run(folder: Path, around: Circumstances) -> Outputs:
         project = copy_base(folder, around)
-        change_params(project, ("  epochs: 30\n", "  epochs: 3\n"))
+        change_params(project, ("  epochs: 20\n", "  epochs: 3\n"))
         run_stages(around, project, WHOLE, run_in)
         return read_outputs(project, WHOLE)
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -108,11 +109,19 @@ def start_fork_server() -> None:
     """Let the process from which contained workers are forked (on Linux) import meanwhile what this one has imported.
 
     Each worker imports the main script again, which takes as long as it took here unless that was done before.
+
+    Raises EnvironmentFault where the folder for temporary files takes no socket, as one with a long path.
     """
     if sys.platform == "linux":
         forkserver.set_forkserver_preload([name for name in sys.modules if name.startswith(f"{imagepipe.__name__}.")])
-        with hand_down_source():
-            forkserver.ensure_running()
+        try:
+            with hand_down_source():
+                forkserver.ensure_running()
+        except OSError as error:
+            raise EnvironmentFault(
+                f"{tempfile.gettempdir()}: takes no socket for the worker processes ({error}); set TMPDIR to a folder "
+                "that can be written to and has a path of fewer than 70 characters."
+            ) from error
 
 
 @contextmanager
