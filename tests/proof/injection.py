@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +59,9 @@ class Done:
 class Runner:
     """Runs stages in a scratch folder, in which `project` is the workspace and `cache` the cache root."""
 
-    def __init__(self, scratch: Path, program: "subprocess.Popen[str]") -> None:
-        self.program = program
+    def __init__(self, scratch: Path, programs: ExitStack) -> None:
+        self.running = programs
+        self.programs: dict[str, subprocess.Popen[str]] = {}
         self.scratch = scratch
         self.project, self.cache = scratch / "project", scratch / "cache"
         self.aside = scratch.with_name(f"{scratch.name}-aside")
@@ -79,22 +80,32 @@ class Runner:
             "modules": self.modules.get(stage.name, []),
             "imported": "" if stage.name in self.modules else str(imported),
         }
-        assert self.program.stdin is not None
-        self.program.stdin.write(f"{json.dumps(order)}\n")
-        self.program.stdin.flush()
-        process = int(self.read_answer())
+        program = self.open_program(stage)
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(f"{json.dumps(order)}\n")
+        program.stdin.flush()
+        process = int(program.stdout.readline())
         trace.write_text("")
         with trace_process(process, trace, fault) if traced else nullcontext():
             os.kill(process, signal.SIGCONT)
-            code = int(self.read_answer())
+            code = int(program.stdout.readline())
         if order["imported"] and not code:
             self.modules[stage.name] = json.loads(imported.read_bytes())
         return Done(code, printed.read_text("utf-8"), trace.read_text("utf-8", "replace").splitlines())
 
-    def read_answer(self) -> str:
-        """The next line that the program says."""
-        assert self.program.stdout is not None
-        return self.program.stdout.readline()
+    def open_program(self, stage: Stage) -> "subprocess.Popen[str]":
+        """The program that runs a stage, and has imported what that stage needs and nothing else."""
+        if stage.name not in self.programs:
+            program = subprocess.Popen(
+                [sys.executable, Path(__file__).with_name("forked.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            )
+            self.programs[stage.name] = self.running.enter_context(program)
+        return self.programs[stage.name]
 
     def list_calls(self, trace: list[str]) -> list[tuple[str, int]]:
         """Name and number of each call that changes something in the scratch folder."""
@@ -117,15 +128,9 @@ class Runner:
 
 @contextmanager
 def open_runner(scratch: Path) -> Iterator[Runner]:
-    """The program that the runner talks to ends with the block."""
-    with subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("forked.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-    ) as program:
-        yield Runner(scratch, program)
+    """The programs that the runner talks to end with the block."""
+    with ExitStack() as programs:
+        yield Runner(scratch, programs)
 
 
 @contextmanager
