@@ -2,8 +2,8 @@
 
 A few hundred inputs of each kind run with all tests, the many with `make prove`. Examples are the same each time
 (`derandomize`, no database): a run judges the change and not its luck, and what fails here fails everywhere. Each input
-has HANG seconds, watched by an alarm, since hypothesis looks at its own deadline only once an example is over; and the
-process may take MEMORY bytes more than at the start.
+has HANG seconds of processor time, watched by an alarm, since hypothesis looks at its own deadline only once an example
+is over, and goes by the clock; and the process may take MEMORY bytes more than at the start.
 """
 
 import io
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -53,7 +54,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="alarm and limit
 
 FEW = 100  # inputs of each kind in `make test`
 EACH = 10  # inputs that are made of one: itself, and others with changes
-HANG = 30  # seconds
+HANG = 30  # seconds of processor time that one input may take
+STUCK = 600  # seconds by the clock, for what waits and takes no processor time
 MEMORY = 4 * 2**30  # bytes
 MOST_BYTES = 2_000_000  # what an archive may unpack to
 
@@ -80,18 +82,21 @@ class Hang(BaseException):
 
 @contextmanager
 def watch(given_input: bytes) -> Generator[None]:
-    """Raise Hang, with the input, where the block takes longer than HANG seconds."""
+    """Raise Hang, with the input, where the block takes longer than HANG or STUCK seconds."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Hang(f"no answer in {HANG} s for {given_input!r}")
+        raise Hang(f"no answer in {HANG} s of processor time, or {STUCK} s, for {given_input!r}")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, HANG)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, HANG), signal.SIGALRM: (signal.ITIMER_REAL, STUCK)}
+    before = {number: signal.signal(number, stop) for number in timers}
+    for timer, seconds in timers.values():
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 @contextmanager
@@ -492,6 +497,35 @@ def readers() -> dict[str, Reader]:
 def test_there_are_a_hundred_thousand_inputs(readers: dict[str, Reader]) -> None:
     assert list(readers) == NAMES
     assert sum(reader.many for reader in readers.values()) >= 100_000
+
+
+def wait(work: Path, data: bytes) -> None:
+    time.sleep(60)
+
+
+def count_on(work: Path, data: bytes) -> None:
+    while True:
+        pass
+
+
+def stumble(work: Path, data: bytes) -> None:
+    raise KeyError(data)
+
+
+def write_elsewhere(work: Path, data: bytes) -> None:
+    (work / ".." / "new").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("read", "found"), [(wait, Hang), (count_on, Hang), (stumble, KeyError), (write_elsewhere, AssertionError)]
+)
+def test_a_reader_that_does_what_it_must_not_would_be_found(
+    read: Read, found: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.HANG", 0.3)
+    monkeypatch.setattr(f"{__name__}.STUCK", 3)
+    with pytest.raises(found):
+        fuzz(Reader(st.just(b"x"), [b"y"], read, 1), 1, tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
