@@ -48,13 +48,13 @@ def test_without_the_environment_they_say_so(script: str, root: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script of a POSIX shell")
-def test_run_is_make_test_in_the_checkout_wherever_it_is_called(root: Path, tmp_path: Path) -> None:
+def test_run_is_make_test_and_make_prove_in_the_checkout_wherever_it_is_called(root: Path, tmp_path: Path) -> None:
     for name in ("make", "chromium"):  # one that is there is not installed
         (tmp_path / name).write_text('#!/bin/sh\necho "${0##*/} $* in $PWD"\n', "utf-8")
         (tmp_path / name).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run([root / ".ci/run"], cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True)
-    assert done.stdout == f"make test in {root}\n", done.stderr
+    assert done.stdout == f"make test in {root}\nmake prove in {root}\n", done.stderr
 
 
 @pytest.mark.slow
@@ -129,10 +129,11 @@ def test_without_a_remote_the_pipeline_runs(tmp_path: Path, copy_project: Callab
 
 def test_each_file_of_proofs_has_its_row_and_its_minutes(root: Path) -> None:
     rows = re.findall(
-        r"\| `pytest -n 2 -m proof (\S+)` \| [^|]+ \| \d+ \|", (root / "CONTRIBUTING.md").read_text("utf-8")
+        r"\| `pytest -n 2 -m proof ([^`]+)` \| [^|]+ \| \d+ \|", (root / "CONTRIBUTING.md").read_text("utf-8")
     )
-    proofs = [path for path in (root / "tests" / "proof").glob("test_*.py") if "mark.proof" in path.read_text("utf-8")]
-    assert sorted(rows) == sorted(path.relative_to(root).as_posix() for path in proofs)
+    marked = re.compile(r"^(@|pytestmark = )pytest\.mark\.proof$", re.MULTILINE)
+    proofs = [path for path in (root / "tests").rglob("test_*.py") if marked.search(path.read_text("utf-8"))]
+    assert sorted(" ".join(rows).split()) == sorted(path.relative_to(root).as_posix() for path in proofs)
 
 
 @pytest.mark.parametrize(("body", "code"), [("pass", 0), ("raise ValueError", 1)])

@@ -18,7 +18,7 @@ from tests.conftest import GIT_NAME, ROOT
 from tests.pages import find_blocks, shows, split_commands
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 README, PAGE = ((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/experiments.md"))
 PATIENCE = 900  # seconds until a queue that is not done counts as hung, however busy the machine is

@@ -207,7 +207,7 @@ def test_make_repro_ends_with_what_the_readme_shows_and_make_clean_takes_nothing
 ) -> None:
     """Without installing, which is done (`-o env`)."""
     folder = shutil.copytree(project, tmp_path / "copy", symlinks=True)
-    done = run_in(folder, "make", "-o", "env", "repro")
+    done = run_in(folder, "make", "--no-print-directory", "-o", "env", "repro")
     assert done.returncode == 0, done.stderr
     shown = next(block for block in find_blocks(README, "console") if block.startswith("$ make repro\n"))
     assert done.stdout.splitlines()[-2:] == shown.splitlines()[-2:]

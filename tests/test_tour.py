@@ -56,7 +56,7 @@ def test_the_blocks_draw_the_pictures_of_the_page(toured: Path, name: str) -> No
     assert np.abs(made - shown).mean() <= (0 if same_processor else 10)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_its_table_goes_through_the_pipeline_as_it_says(toured: Path, run_in: Run) -> None:
     [recipe] = find_blocks(PAGE, "yaml")
     (toured / "tour.yaml").write_text(recipe, "utf-8")
@@ -67,7 +67,7 @@ def test_its_table_goes_through_the_pipeline_as_it_says(toured: Path, run_in: Ru
     assert [sum(counts[part].values()) for part in ("train", "val", "test")] == [1078, 359, 360]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_blocks_run_with_mnist_too(project: Path, tmp_path: Path, mnist_dir: Path, run_in: Run) -> None:
     shutil.copytree(project / "models", tmp_path / "models")
     run_tour(run_in, tmp_path, "--mnist", str(mnist_dir))

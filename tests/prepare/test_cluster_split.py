@@ -80,6 +80,7 @@ def wait_for_first(folder: Path, process: "subprocess.Popen[str]") -> None:
     assert process.poll() is None
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("layout", ["single", "shards"])
 def test_a_node_that_is_killed_changes_no_byte(project: Path, nodes: Nodes, layout: str) -> None:
     here, there = f"{layout}/here", f"{layout}/there"

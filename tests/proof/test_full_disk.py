@@ -36,18 +36,18 @@ def test_fetch_and_split_name_what_they_cannot_write(mount_disk: Callable[[str],
     (disk / "data/classes").mkdir(parents=True)
     shutil.copy(ROOT / "data/classes/all.csv", disk / "data/classes")
     before = list_files(disk)
-    done = run_stage(disk, "fetch", "data/source", "data/raw")
+    done = run_stage(disk, "fetch", "data/raw")
     assert done.returncode == 3
     assert done.stderr.startswith("error: data/")
     assert "/digits.csv.gz: cannot be written: No space left on device. Make room" in done.stderr
     assert list_files(disk) == before
     grow(disk, "1m")
-    assert run_stage(disk, "fetch", "data/source", "data/raw").returncode == 0
+    assert run_stage(disk, "fetch", "data/raw").returncode == 0
     before = list_files(disk)
-    done = run_stage(disk, "split", "data/source", "data/raw", "data/images", "data/manifests")
+    done = run_stage(disk, "split", "data/raw", "data/images", "data/manifests")
     assert (done.returncode, done.stderr) == (3, NO_ROOM.format("data/images"))
     assert list_files(disk) == before
     grow(disk, "100m")
-    done = run_stage(disk, "split", "data/source", "data/raw", "data/images", "data/manifests")
+    done = run_stage(disk, "split", "data/raw", "data/images", "data/manifests")
     assert done.returncode == 0, done.stderr
     assert len(list((disk / "data/images").glob("*.png"))) == 1797

@@ -186,7 +186,7 @@ def test_a_run_that_fails_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "Not inside a DVC repo" in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_pipeline_proves_itself_and_a_forged_lock_does_not(
     project: Path, tmp_path: Path, run_in: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

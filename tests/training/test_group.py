@@ -201,7 +201,7 @@ def test_an_error_of_the_users_is_said_once_and_not_tried_again(make_project: Ca
     with start_stage(project) as stage:
         assert stage.stdout is not None
         printed = stage.stdout.read()
-    assert stage.returncode == 2
+    assert stage.returncode == 2, printed
     assert len(re.findall("the loss became", printed)) == 1
     assert "Traceback" not in printed
 

@@ -198,7 +198,7 @@ def type_predictions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table.assign(**typed)
 
 
-def type_numbers(cells: "pd.Series[str]", kind: type[np.number], path: Path) -> pd.Series:
+def type_numbers(cells: pd.Series, kind: type[np.number], path: Path) -> pd.Series:
     """The cells as finite numbers of this kind; raises InputError, listing the rows, where one is none."""
     numbers = make_numbers(cells, kind)
     if numbers is not None:
@@ -212,7 +212,7 @@ def type_numbers(cells: "pd.Series[str]", kind: type[np.number], path: Path) -> 
     raise InputError(list_findings(f"{path}: expected numbers", wrong, "Run the evaluate stage again."))
 
 
-def make_numbers(cells: "pd.Series[str]", kind: type[np.number]) -> pd.Series | None:
+def make_numbers(cells: pd.Series, kind: type[np.number]) -> pd.Series | None:
     """The cells as numbers of this kind; None where one is none, or is not finite."""
     try:
         with np.errstate(over="ignore"):

@@ -28,8 +28,7 @@ Row = dict[str, int | float]
 # What is done with a batch: inputs and targets in, their loss out, a mean over the samples.
 Step = Callable[[Any, Any], Tensor]
 
-# Updates after which losses are read: from a GPU, reading one waits for all that it has to do, and on a processor what
-# reads it has left the cache by the next.
+# Updates after which losses are read from a GPU: reading one waits for all that it has to do.
 READ_EVERY = 20
 
 
@@ -158,7 +157,7 @@ def train_epoch(
         rate = state.optimiser.param_groups[0]["lr"]
         before, state.seen = state.seen, min(state.seen + batches.batch_size, len(batches.order))
         due = checkpoints is not None and checkpoints.is_due()
-        if due or len(losses) == READ_EVERY:
+        if loss.device.type == "cpu" or due or len(losses) == READ_EVERY:
             note_updates(state.fit, epoch, losses, rates)
         progress.advance(state.seen - before, state.fit.steps[-1]["loss"] if state.fit.steps else math.nan)
         if checkpoints is not None and due:
