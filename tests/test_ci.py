@@ -131,7 +131,7 @@ def test_each_file_of_proofs_has_its_row_and_its_minutes(root: Path) -> None:
     rows = re.findall(
         r"\| `pytest -n 2 -m proof ([^`]+)` \| [^|]+ \| \d+ \|", (root / "CONTRIBUTING.md").read_text("utf-8")
     )
-    marked = re.compile(r"^(@|pytestmark = )pytest\.mark\.proof$", re.MULTILINE)
+    marked = re.compile(r"^(@|pytestmark = |    )pytest\.mark\.proof,?$", re.MULTILINE)
     proofs = [path for path in (root / "tests").rglob("test_*.py") if marked.search(path.read_text("utf-8"))]
     assert sorted(" ".join(rows).split()) == sorted(path.relative_to(root).as_posix() for path in proofs)
 

@@ -19,8 +19,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, which injects the faults"),
 ]
 
-FETCH = Stage("fetch", ("data/source", "data/raw"), ("data/raw",))
-SPLIT = Stage("split", ("data/source", "data/raw", "data/images", "data/manifests"), ("data/images", "data/manifests"))
+FETCH = Stage("fetch", ("data/raw",), ("data/raw",))
+SPLIT = Stage("split", ("data/raw", "data/images", "data/manifests"), ("data/images", "data/manifests"))
 BALANCE = Stage("balance", ("data/manifests", "reports/balance"), ("reports/balance",))
 TRAIN = Stage(
     "train",

@@ -17,18 +17,16 @@ from PIL import Image
 from tests.circumstances import YEARS, Circumstances, Run, change_params, copy_files, set_knobs, under
 from tests.data.made import encode, turn
 
-PETS_DIR, SOURCE_DIR = "data/pets", "data/source"
+PETS_DIR = "data/pets"
 LAYOUTS = ("single", "shards")
 DATA_HALF = {
-    "fetch": (PETS_DIR, "data/raw"),
-    "split": (PETS_DIR, "data/raw", "data/images", "data/manifests"),
+    "fetch": ("data/raw",),
+    "split": ("data/raw", "data/images", "data/manifests"),
     "balance": ("data/manifests", "reports/balance"),
 }
 MODEL, TRAINED = "models/model.safetensors", "reports/train"
 WHOLE = {
-    "fetch": (SOURCE_DIR, "data/raw"),
-    "split": (SOURCE_DIR, "data/raw", "data/images", "data/manifests"),
-    "balance": ("data/manifests", "reports/balance"),
+    **DATA_HALF,
     "train": ("data/manifests", "data/images", MODEL, TRAINED),
     "evaluate": (
         *(MODEL, "data/manifests", "data/images", "reports/balance", TRAINED, "reports/evaluate"),
@@ -128,8 +126,8 @@ def run_stages(around: Circumstances, project: Path, stages: dict[str, tuple[str
 
 
 def read_outputs(project: Path, stages: dict[str, tuple[str, ...]]) -> Outputs:
-    """Path → bytes of every file that the stages name, but for the images that they were given."""
-    places = {project / path for paths in stages.values() for path in paths if path not in (PETS_DIR, SOURCE_DIR)}
+    """Path → bytes of every file that the stages name."""
+    places = {project / path for paths in stages.values() for path in paths}
     files = [path for place in places for path in [place, *place.rglob("*")] if path.is_file()]
     return {str(path.relative_to(project)): path.read_bytes() for path in files}
 
