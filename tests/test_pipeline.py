@@ -153,4 +153,4 @@ def test_a_wrong_param_stops_the_stage_with_its_line(project: Path, run_in: Run)
     assert done.returncode != 0
     assert "balance.max_ration: unknown key; did you mean `max_ratio`?" in done.stderr
     assert read_hashes(project) == before
-    assert run_in(project, "dvc", "checkout").returncode == 0  # DVC took the outputs away before the stage ran
+    assert run_in(project, "dvc", "repro").returncode == 0  # DVC took the outputs away before the stage ran
