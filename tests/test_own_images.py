@@ -22,6 +22,7 @@ from imagepipe.core.manifest import SPLITS, read_dataset_info, read_manifest
 from imagepipe.core.tables import read_text_table
 from tests.conftest import ROOT
 from tests.sources.loopback import serve
+from tests.stages import STAGES, command_of
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.slow
@@ -55,24 +56,6 @@ NAMES = [
     "train",
 ]
 IN_TABLES_ONLY = ["<script>alert(1)</script>", "a/b", "../up", "..", "x" * 300, "é" * 150]
-STEPS = (
-    ("fetch", ("data/raw",)),
-    ("split", ("data/raw", "data/images", "data/manifests")),
-    ("balance", ("data/manifests", "reports/balance")),
-    ("train", ("data/manifests", "data/images", "models/model.safetensors", "reports/train")),
-    (
-        "evaluate",
-        (
-            "models/model.safetensors",
-            "data/manifests",
-            "data/images",
-            "reports/balance",
-            "reports/train",
-            "reports/evaluate",
-            "reports/report.html",
-        ),
-    ),
-)
 
 
 @pytest.fixture
@@ -89,9 +72,8 @@ def place(tmp_path: Path) -> Path:
 def run_stages(folder: Path, last: str = "evaluate") -> str:
     """All stages up to `last`; what they printed."""
     printed = ""
-    for stage, arguments in STEPS:
-        command = [sys.executable, str(ROOT / "stages" / f"{stage}.py"), *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    for stage in STAGES:
+        done = subprocess.run(command_of(stage), cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         printed += done.stdout + done.stderr
         if stage == last:
@@ -302,8 +284,7 @@ def test_an_archive_behind_a_url_needs_its_hash_once(place: Path, tmp_path: Path
         with modify_yaml(place / "params.yaml") as params:
             params["fetch"] |= {"source": "folder", "url": f"{server.url}/pets.zip"}
             params["run"]["cache_dir"] = str(tmp_path / "cache")
-        command = [sys.executable, str(ROOT / "stages/fetch.py"), "data/raw"]
-        asked = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        asked = subprocess.run(command_of("fetch"), cwd=place, capture_output=True, text=True)
         assert asked.returncode == 2
         (found,) = re.findall(r"sha256: ([0-9a-f]{64})", asked.stderr)
         assert found == hash_file(archive)

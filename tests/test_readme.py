@@ -18,6 +18,7 @@ from imagepipe.core.hashes import hash_file
 from imagepipe.evaluation.metrics import describe_accuracy
 from tests.conftest import GIT_NAME, ROOT
 from tests.pages import find_blocks, mask_arithmetic, mask_figures, split_commands
+from tests.stages import STAGES
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -50,11 +51,8 @@ def test_the_source_of_ones_own_works_as_it_stands(tmp_path: Path, copy_project:
     table.write_text(text.replace('    "digits": digits,', '    "digits": digits,\n    "blobs": blobs,'), "utf-8")
     with modify_yaml(folder / "params.yaml") as params:
         params["fetch"]["source"] = "blobs"
-    for stage, *places in (
-        ["fetch", "data/raw"],
-        ["split", "data/raw", "data/images", "data/manifests"],
-    ):
-        command = [sys.executable, f"stages/{stage}.py", *places]
+    for stage in ("fetch", "split"):
+        command = [sys.executable, f"stages/{stage}.py", *STAGES[stage]]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert "split: 42 train, 6 val, 12 test; 60 encoded" in done.stdout
@@ -236,7 +234,6 @@ def test_the_model_of_ones_own_trains_as_it_stands(project: Path, tmp_path: Path
     table.write_text(text, "utf-8")
     with modify_yaml(tmp_path / "params.yaml") as params:
         params["train"] |= {"model": "squeeze", "epochs": 2}
-    places = ["data/manifests", "data/images", "models/model.safetensors", "reports/train"]
-    done = run_in(tmp_path, sys.executable, "stages/train.py", *places)
+    done = run_in(tmp_path, sys.executable, "stages/train.py", *STAGES["train"])
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "reports/train/metrics.json").read_text())["weights"] == 64 * 8 + 8 + 8 * 10 + 10

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import re
@@ -106,17 +107,35 @@ def test_gives_the_reason_of_an_error_without_a_number(tmp_path: Path) -> None:
         raise OSError("no reason")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path: Path) -> None:
+FORBIDDEN = "os.chmod('.', 0o555); os.geteuid() or os.setuid(65534)"  # root may write everywhere
+TOO_LARGE = "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits and permissions of POSIX")
+@pytest.mark.parametrize(
+    ("refuse", "reason"), [(FORBIDDEN, "Permission denied"), (TOO_LARGE, "File too large")], ids=["forbidden", "large"]
+)
+def test_a_write_that_the_system_refuses_leaves_the_old_file(tmp_path: Path, refuse: str, reason: str) -> None:
     (tmp_path / "x").write_bytes(b"old")
-    script = (
-        "import resource; from pathlib import Path; from imagepipe.core.files import write_bytes\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); write_bytes(Path('x'), bytes(2000))"
-    )
+    script = f"""
+import os, resource
+from pathlib import Path
+from imagepipe.core.files import write_bytes
+{refuse}
+write_bytes(Path("x"), bytes(2000))
+"""
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "EnvironmentFault: x: cannot be written: File too large." in done.stderr
+    assert f"EnvironmentFault: x: cannot be written: {reason}." in done.stderr
     assert list_names(tmp_path) == ["x"]
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_a_full_quota_is_named() -> None:
+    with (
+        pytest.raises(EnvironmentFault, match=r"x: cannot be written: .*quota exceeded\."),
+        report_write_errors(Path("x")),
+    ):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
 
 NO_ROOM = "Make room or change the permissions, then run the stage again; nothing half-written was left."
@@ -127,35 +146,37 @@ def test_a_full_disk_is_named_and_the_old_file_stays(mount_disk: Callable[[str],
     write_bytes(disk / "x", b"old")
     with pytest.raises(EnvironmentFault) as caught:
         write_bytes(disk / "x", bytes(100_000))
-    assert str(caught.value) == f"{disk / 'x'}: cannot be written: No space left on device. {NO_ROOM}"
+    said = "No space left on device (at least 100,000 bytes are needed, 61,440 are free)"
+    assert str(caught.value) == f"{disk / 'x'}: cannot be written: {said}. {NO_ROOM}"
     assert list_names(disk) == ["x"]
     assert (disk / "x").read_bytes() == b"old"
 
 
-def test_a_disk_that_takes_no_further_file_is_named(mount_disk: Callable[[str], Path]) -> None:
-    disk = mount_disk("nr_inodes=3")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            "nr_inodes=3,size=64k",
+            r"No space left on device \((at least 1 bytes are needed, )?65,536 (bytes )?are free\)",
+        ),
+        ("ro,size=64k", "Read-only file system"),
+    ],
+    ids=["no further file", "read-only"],
+)
+def test_a_disk_that_takes_nothing_is_named(mount_disk: Callable[[str], Path], options: str, reason: str) -> None:
+    disk = mount_disk("size=64k")
     (disk / "out").mkdir()
-    (disk / "out" / "old").write_text("0")
-    with pytest.raises(EnvironmentFault, match=r"x: cannot be written: No space left on device\."):
+    (disk / "out" / "old").write_bytes(b"")
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+    with pytest.raises(EnvironmentFault, match=rf"x: cannot be written: {reason}\."):
         write_bytes(disk / "x", b"x")
     with (
-        pytest.raises(EnvironmentFault, match=r"out: cannot be written: No space left on device\."),
+        pytest.raises(EnvironmentFault, match=rf"out: cannot be written: {reason}\."),
         replace_directory(disk / "out"),
     ):
         pass
     assert list_names(disk) == ["out"]
     assert list_names(disk / "out") == ["old"]
-
-
-def test_a_disk_that_may_only_be_read_is_named(mount_disk: Callable[[str], Path]) -> None:
-    disk = mount_disk("ro")
-    with pytest.raises(EnvironmentFault, match=r"x: cannot be written: Read-only file system\."):
-        write_bytes(disk / "x", b"x")
-    with (
-        pytest.raises(EnvironmentFault, match=r"out: cannot be written: Read-only file system\."),
-        replace_directory(disk / "out"),
-    ):
-        pass
 
 
 def test_a_folder_that_is_a_disk_of_its_own_cannot_be_replaced_and_stays(mount_disk: Callable[[str], Path]) -> None:

@@ -14,20 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.stages import STAGES
 
 # What changes a disk. Opening a file anew does, too, and is followed by a write.
 CHANGING = ("write", "sendfile", "copy_file_range", "rename", "fsync", "mkdir", "unlink", "unlinkat", "rmdir", "chmod")
 CALL = re.compile(r"(?P<name>\w+)\((?P<rest>.*)")
 PLACE = re.compile(r'<(?P<open>[^>]*)>|"(?P<named>[^"]*)"')
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage with the paths that `dvc.yaml` gives it, and those of them, or below them, that it writes."""
-
-    name: str
-    arguments: tuple[str, ...]
-    outs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +60,17 @@ class Runner:
         self.aside.mkdir()
         self.modules: dict[str, list[str]] = {}
 
-    def run(self, stage: Stage, traced: bool = False, fault: Fault | None = None) -> Done:
+    def run(self, stage: str, traced: bool = False, fault: Fault | None = None) -> Done:
         """Run a stage; `traced`, it notes what changes a disk. Its first run teaches which modules it imports."""
         printed, imported, trace = (self.aside / name for name in ("printed", "imported", "trace"))
         order = {
             "folder": str(self.project),
-            "script": str(ROOT / "stages" / f"{stage.name}.py"),
-            "arguments": stage.arguments,
+            "script": str(ROOT / "stages" / f"{stage}.py"),
+            "arguments": STAGES[stage],
             "environment": {"IMAGEPIPE_CACHE": str(self.cache)},
             "printed": str(printed),
-            "modules": self.modules.get(stage.name, []),
-            "imported": "" if stage.name in self.modules else str(imported),
+            "modules": self.modules.get(stage, []),
+            "imported": "" if stage in self.modules else str(imported),
         }
         program = self.open_program(stage)
         assert program.stdin is not None
@@ -91,12 +83,12 @@ class Runner:
             os.kill(process, signal.SIGCONT)
             code = int(program.stdout.readline())
         if order["imported"] and not code:
-            self.modules[stage.name] = json.loads(imported.read_bytes())
+            self.modules[stage] = json.loads(imported.read_bytes())
         return Done(code, printed.read_text("utf-8"), trace.read_text("utf-8", "replace").splitlines())
 
-    def open_program(self, stage: Stage) -> "subprocess.Popen[str]":
+    def open_program(self, stage: str) -> "subprocess.Popen[str]":
         """The program that runs a stage, and has imported what that stage needs and nothing else."""
-        if stage.name not in self.programs:
+        if stage not in self.programs:
             program = subprocess.Popen(
                 [sys.executable, Path(__file__).with_name("forked.py")],
                 stdin=subprocess.PIPE,
@@ -104,8 +96,8 @@ class Runner:
                 text=True,
                 env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
             )
-            self.programs[stage.name] = self.running.enter_context(program)
-        return self.programs[stage.name]
+            self.programs[stage] = self.running.enter_context(program)
+        return self.programs[stage]
 
     def list_calls(self, trace: list[str]) -> list[tuple[str, int]]:
         """Name and number of each call that changes something in the scratch folder."""

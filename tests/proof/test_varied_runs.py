@@ -6,7 +6,7 @@ they wrote is compared byte by byte.
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,23 +16,11 @@ from PIL import Image
 
 from tests.circumstances import YEARS, Circumstances, Run, change_params, copy_files, set_knobs, under
 from tests.data.made import encode, turn
+from tests.stages import STAGES
 
 PETS_DIR = "data/pets"
 LAYOUTS = ("single", "shards")
-DATA_HALF = {
-    "fetch": ("data/raw",),
-    "split": ("data/raw", "data/images", "data/manifests"),
-    "balance": ("data/manifests", "reports/balance"),
-}
-MODEL, TRAINED = "models/model.safetensors", "reports/train"
-WHOLE = {
-    **DATA_HALF,
-    "train": ("data/manifests", "data/images", MODEL, TRAINED),
-    "evaluate": (
-        *(MODEL, "data/manifests", "data/images", "reports/balance", TRAINED, "reports/evaluate"),
-        "reports/report.html",
-    ),
-}
+DATA_HALF = ("fetch", "split", "balance")
 PETS = (
     ("  source: digits\n", "  source: folder\n"),
     ("  path: data/source\n", "  path: data/pets\n"),
@@ -109,12 +97,12 @@ def draw_pets(folder: Path) -> None:
                 (folder / name / f"{place}-{file}").write_bytes(data)
 
 
-def run_stages(around: Circumstances, project: Path, stages: dict[str, tuple[str, ...]], run_in: Run) -> None:
+def run_stages(around: Circumstances, project: Path, stages: Iterable[str], run_in: Run) -> None:
     """Run the stages; where a run is to find what another left, twice, with other seeds before."""
 
     def run_all() -> None:
-        for stage, paths in stages.items():
-            run(project, sys.executable, f"stages/{stage}.py", *paths)
+        for stage in stages:
+            run(project, sys.executable, f"stages/{stage}.py", *STAGES[stage])
 
     set_knobs(project, around)
     with under(around, run_in) as run:
@@ -125,9 +113,9 @@ def run_stages(around: Circumstances, project: Path, stages: dict[str, tuple[str
         run_all()
 
 
-def read_outputs(project: Path, stages: dict[str, tuple[str, ...]]) -> Outputs:
+def read_outputs(project: Path, stages: Iterable[str]) -> Outputs:
     """Path → bytes of every file that the stages name."""
-    places = {project / path for paths in stages.values() for path in paths}
+    places = {project / path for stage in stages for path in STAGES[stage]}
     files = [path for place in places for path in [place, *place.rglob("*")] if path.is_file()]
     return {str(path.relative_to(project)): path.read_bytes() for path in files}
 
@@ -184,8 +172,8 @@ def run_digits(copy_base: Copy, run_in: Run) -> Make:
     def run(folder: Path, around: Circumstances) -> Outputs:
         project = copy_base(folder, around)
         change_params(project, ("  epochs: 20\n", "  epochs: 3\n"))
-        run_stages(around, project, WHOLE, run_in)
-        return read_outputs(project, WHOLE)
+        run_stages(around, project, STAGES, run_in)
+        return read_outputs(project, STAGES)
 
     return run
 

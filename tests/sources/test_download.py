@@ -243,7 +243,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(server: LoopbackServer
 def test_a_name_that_cannot_be_written_is_named(server: LoopbackServer, target: Path) -> None:
     server.answers["/file.bin"] = lambda handler: handler.answer(200, BODY)
     target.mkdir()
-    with pytest.raises(EnvironmentFault, match=r"file\.bin: cannot be written: Is a directory\.$"):
+    with pytest.raises(EnvironmentFault, match=r"file\.bin: cannot be written: Is a directory\. "):
         fetch(f"{server.url}/file.bin", target)
     assert list_names(target.parent) == ["file.bin"]
 

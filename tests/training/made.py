@@ -1,17 +1,15 @@
 """The train stage in a process of its own, as DVC runs it."""
 
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.stages import command_of
 
 
 def start_stage(project: Path) -> subprocess.Popen[str]:
     """The train stage as DVC runs it, in a process group of its own."""
-    places = ["data/manifests", "data/images", "models/model.safetensors", "reports/train"]
     return subprocess.Popen(
-        [sys.executable, ROOT / "stages/train.py", *places],
+        command_of("train"),
         cwd=project,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

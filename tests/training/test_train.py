@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -451,6 +452,22 @@ def test_a_loading_process_that_has_ended_is_said(error: Exception) -> None:
     message = r"^a process that loads batches has ended \(.+\); memory may have been short: reduce run\.workers"
     with pytest.raises(EnvironmentFault, match=message), report_memory():
         raise error
+
+
+def test_a_late_sign_of_its_end_does_not_cut_the_message() -> None:
+    """A loading process closes its pipe before its parent hears that it has ended."""
+
+    def raise_again(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    before = signal.signal(signal.SIGCHLD, raise_again)
+    try:
+        with pytest.raises(EnvironmentFault, match="Connection reset by peer") as raised, report_memory():
+            raise ConnectionResetError(104, "Connection reset by peer")
+        signal.raise_signal(signal.SIGCHLD)
+        assert "run.workers" in str(raised.value)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_other_errors_go_their_way() -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,35 @@ def sync_tree(folder: Path) -> None:
         sync_path(Path(name))
 
 
+@dataclass(slots=True)
+class Need:
+    """How many bytes a write needs at least, as far as is known."""
+
+    bytes: int = 0
+
+
 @contextmanager
-def report_write_errors(path: Path) -> Generator[None]:
-    """Turn an `OSError` while writing into a message that names the path and the system's reason."""
+def report_write_errors(path: Path) -> Generator[Need]:
+    """Turn an `OSError` while writing into a message that names the path and the system's reason.
+
+    For a full disk it says the bytes that are free, too, and those needed where the block has told what it yields.
+    """
+    need = Need()
     try:
-        yield
+        yield need
     except OSError as error:
+        room = f" ({describe_room(path, need.bytes)})" if error.errno == errno.ENOSPC else ""
         raise EnvironmentFault(
-            f"{path}: cannot be written: {error.strerror or error}. "
+            f"{path}: cannot be written: {error.strerror or error}{room}. "
             "Make room or change the permissions, then run the stage again; nothing half-written was left."
         ) from error
+
+
+def describe_room(path: Path, needed: int) -> str:
+    """The bytes that are free on the disk that `path` lies on, or would lie on, beside those `needed`."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    return f"at least {needed:,} bytes are needed, {free:,} are free" if needed else f"{free:,} bytes are free"
 
 
 def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
@@ -69,13 +89,14 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
 
 def write_blocks(path: Path, blocks: Iterable[bytes], durable: bool = True) -> None:
     """As `write_bytes`, for what is made piece by piece, so that it need not be in memory at once."""
-    with report_write_errors(path):
+    with report_write_errors(path) as need:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent)
         temporary = path.with_name(name_unfinished())
         try:
             with temporary.open("xb") as file:
                 for block in blocks:
+                    need.bytes += len(block)
                     file.write(block)
                 file.flush()
                 if durable:

@@ -262,7 +262,8 @@ def stage_pngs(works: Sequence[Work], pngs: dict[int, bytes], staging: Staging) 
     """
     if not pngs:
         return {}
-    with report_write_errors(staging.images_dir):
+    with report_write_errors(staging.images_dir) as need:
+        need.bytes = sum(map(len, pngs.values()))
         return (
             write_members(works, pngs, staging.folder) if staging.shards else write_files(works, pngs, staging.folder)
         )

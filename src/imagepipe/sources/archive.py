@@ -223,8 +223,9 @@ def list_members(tar: Path) -> dict[str, FileSlice]:
 def write_members(members: Iterator[Member], target: Path) -> None:
     """Write a tar whose bytes depend on the members alone."""
     try:
-        with report_write_errors(target), target.open("wb") as out:
+        with report_write_errors(target) as need, target.open("wb") as out:
             for member in members:
+                need.bytes = out.tell() + member.size
                 out.write(make_pax_header(member.name, member.size))
                 for block in member.blocks:
                     out.write(block)

@@ -30,7 +30,11 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     if params.name or params.options:
         raise InputError("params.yaml: fetch.source is `digits`, which has no name and no options; set both to ''.")
     target = raw_dir / FILE
-    with resources.as_file(resources.files("sklearn.datasets.data") / FILE) as shipped, report_write_errors(target):
+    with (
+        resources.as_file(resources.files("sklearn.datasets.data") / FILE) as shipped,
+        report_write_errors(target) as need,
+    ):
+        need.bytes = shipped.stat().st_size
         shutil.copyfile(shipped, target)
     found = hash_file(target)
     if found != SHA256:

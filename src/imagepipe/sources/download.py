@@ -67,7 +67,8 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
         try:
             if not holds(cached, terms):
                 download(url, cached, terms)
-            with report_write_errors(target):
+            with report_write_errors(target) as need:
+                need.bytes = cached.stat().st_size
                 shutil.copyfile(cached, target)
             return
         except EnvironmentFault as error:
@@ -132,7 +133,8 @@ def copy_from_folder(file: RemoteFile, folder: Path, target: Path) -> None:
     path = folder / file.name
     if not path.is_file():
         raise InputError(f"{path}: not there; run.mirror must be a folder that holds the original {file.name}.")
-    with report_write_errors(target):
+    with report_write_errors(target) as need:
+        need.bytes = path.stat().st_size
         shutil.copyfile(path, target)
     found = hash_file(target, "md5")
     if found != file.md5:
@@ -155,14 +157,13 @@ def download(url: str, target: Path, terms: Terms, read: Reader = read_http) -> 
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            save_body(url, part, terms, read)
-            check_digest(url, part, terms)
-            part.replace(target)
+            with report_write_errors(target):
+                save_body(url, part, terms, read)
+                check_digest(url, part, terms)
+                part.replace(target)
             return
         except TransientError as error:
             problem = str(error)
-        except OSError as error:
-            raise EnvironmentFault(f"{target}: cannot be written: {error.strerror}.") from error
         finally:
             part.unlink(missing_ok=True)
     raise RemoteFault(f"{url}: {problem} ({ATTEMPTS} attempts).")

@@ -1,5 +1,7 @@
 """[torch] The train stage: manifests and images in, a model file and its history out. The test split is never read."""
 
+import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +106,9 @@ def report_memory() -> Generator[None]:
                 "size of the model."
             ) from error
         if "DataLoader worker" in said or isinstance(error, ConnectionError | EOFError):
+            if threading.current_thread() is threading.main_thread():
+                # torch's handler raises at every further sign of that process's end, and would cut this message short
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             raise EnvironmentFault(
                 f"a process that loads batches has ended ({said}); memory may have been short: reduce run.workers "
                 "(0 loads in the main process), or train.batch_size."
