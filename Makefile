@@ -38,10 +38,10 @@ check: env-dev
 	pyright
 
 test: check
-	pytest -n 2 -m 'not proof' --durations=10
+	pytest -n 2 --dist worksteal -m 'not proof' --durations=10
 
 test-fast: check
-	pytest -n 2 -m 'not slow and not proof'
+	pytest -n 2 --dist worksteal -m 'not slow and not proof'
 
 prove: env-dev
 	python .ci/prove.py

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from imagepipe.sources.records import Record
 from tests.circumstances import PLAIN
+from tests.forked import Forking
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -165,6 +167,25 @@ def run_in() -> Callable[..., subprocess.CompletedProcess[str]]:
             return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`run_python(folder, "a.py", "argument", **environment)`: as `run_in`, for a script whose imports take long.
+
+    It is run in a forked process; only the first one of a kind imports. Not for code of another checkout.
+    """
+    out, err = (tmp_path_factory.mktemp("printed") / name for name in ("out", "err"))
+    with Forking(GOMP_SPINCOUNT="10000") as python:
+
+        def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+            for path in (out, err):
+                path.write_bytes(b"")
+            os.kill(python.begin(folder, list(command), out, err, **environment), signal.SIGCONT)
+            code = python.end()
+            return subprocess.CompletedProcess(command, code, out.read_bytes().decode(), err.read_bytes().decode())
+
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,11 @@ Imagepipe = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def imagepipe(run_in: Imagepipe, tmp_path: Path) -> Imagepipe:
+def imagepipe(run_python: Imagepipe, tmp_path: Path) -> Imagepipe:
     """`imagepipe("show", …)`: the command in an empty folder, without colours and 200 characters wide."""
     plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
-    return lambda *arguments: run_in(tmp_path, "imagepipe", *arguments, **plain)
+    program = str(Path(sys.executable).with_name("imagepipe"))
+    return lambda *arguments: run_python(tmp_path, program, *arguments, **plain)
 
 
 @pytest.fixture

@@ -69,16 +69,21 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_stages(folder: Path, last: str = "evaluate") -> str:
-    """All stages up to `last`; what they printed."""
-    printed = ""
-    for stage in STAGES:
-        done = subprocess.run(command_of(stage), cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        printed += done.stdout + done.stderr
-        if stage == last:
-            break
-    return printed
+@pytest.fixture
+def run_stages(place: Path, run_python: Run) -> Callable[..., str]:
+    """`run_stages(last="evaluate")`: all stages up to the last; what they printed."""
+
+    def run(last: str = "evaluate") -> str:
+        printed = ""
+        for stage in STAGES:
+            done = run_python(place, *command_of(stage)[1:])
+            assert done.returncode == 0, done.stderr
+            printed += done.stdout + done.stderr
+            if stage == last:
+                break
+        return printed
+
+    return run
 
 
 def write_image(path: Path, number: int) -> None:
@@ -109,18 +114,18 @@ def check_names(folder: Path, names: list[str]) -> None:
     assert "<script>alert" not in page
 
 
-def test_odd_names_of_class_folders_go_the_whole_way(place: Path) -> None:
+def test_odd_names_of_class_folders_go_the_whole_way(place: Path, run_stages: Callable[..., str]) -> None:
     for number, name in enumerate(NAMES):
         for copy in range(4):
             write_image(place / "mine" / name / f"{copy}.png", 10 * number + copy)
     with modify_yaml(place / "params.yaml") as params:
         params["fetch"] |= {"source": "folder", "path": "mine"}
         params["split"]["fractions"] = {"train": 0.5, "val": 0.25, "test": 0.25}
-    run_stages(place)
+    run_stages()
     check_names(place, NAMES)
 
 
-def test_odd_labels_of_a_table_go_the_whole_way_with_their_columns(place: Path) -> None:
+def test_odd_labels_of_a_table_go_the_whole_way_with_their_columns(place: Path, run_stages: Callable[..., str]) -> None:
     names = [*NAMES, *IN_TABLES_ONLY]
     rows = ['file,label,patient\'s "age"']
     for number, name in enumerate(names):
@@ -132,14 +137,14 @@ def test_odd_labels_of_a_table_go_the_whole_way_with_their_columns(place: Path) 
     with modify_yaml(place / "params.yaml") as params:
         params["fetch"] |= {"source": "table", "path": "mine"}
         params["split"]["fractions"] = {"train": 0.5, "val": 0.25, "test": 0.25}
-    run_stages(place)
+    run_stages()
     check_names(place, names)
     predictions = read_text_table(place / "reports/evaluate/predictions.csv")
     assert predictions.columns[-1] == 'user:patient\'s "age"'
     assert [names[int(age)] for age in predictions.iloc[:, -1]] == predictions["class"].tolist()
 
 
-def test_a_class_that_val_lacks_shifts_no_index(place: Path) -> None:
+def test_a_class_that_val_lacks_shifts_no_index(place: Path, run_stages: Callable[..., str]) -> None:
     # Brightness tells the class: a model that has learnt it gets val right only if val's labels are train's.
     for part, classes in {"train": "abc", "val": "ac", "test": "abc"}.items():
         for name in classes:
@@ -152,7 +157,7 @@ def test_a_class_that_val_lacks_shifts_no_index(place: Path) -> None:
         params["fetch"] |= {"source": "folder", "path": "mine"}
         params["split"]["leaks"] = "keep"  # 8 shades each: a few are the same in two parts
         params["train"] |= {"model": "mlp", "epochs": 60, "batch_size": 8}
-    printed = run_stages(place)
+    printed = run_stages()
     val = read_manifest(place / "data/manifests/val.csv")
     assert dict(zip(val["class"], val["label"], strict=True)) == {"a": 0, "c": 2}
     metrics = json.loads((place / "reports/evaluate/metrics.json").read_text("utf-8"))
@@ -174,11 +179,12 @@ def use_recipe(folder: Path, recipe: str, **fetch: str) -> None:
         params["train"]["epochs"] = 1
 
 
-def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar10_zip: Path) -> None:
+@pytest.mark.proof
+def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar10_zip: Path, run_stages: Callable[..., str]) -> None:
     use_recipe(place, "cifar10", source="folder", name="", path=str(cifar10_zip))
     with modify_yaml(place / "params.yaml") as params:
         params["train"]["model"] = "cnn"  # a tenth of the work: here the data count
-    printed = run_stages(place)
+    printed = run_stages()
     assert "parts of the source: test (1000 files), train (10000 files)" in printed
     counts = read_dataset_info(place / "data/manifests/dataset.json").counts
     assert {split: sum(classes.values()) for split, classes in counts.items()} == {
@@ -196,7 +202,10 @@ def test_cifar10_from_a_zip_of_class_folders(place: Path, cifar10_zip: Path) -> 
     assert metrics["test"]["accuracy"] > 0.3  # after one epoch; chance is 0.1
 
 
-def test_catfish_from_folders_without_a_test_part(place: Path, cifar10_zip: Path) -> None:
+@pytest.mark.proof
+def test_catfish_from_folders_without_a_test_part(
+    place: Path, cifar10_zip: Path, run_stages: Callable[..., str]
+) -> None:
     stand_in = {"cat": "cat", "frog": "fish"}
     with zipfile.ZipFile(cifar10_zip) as archive:
         for name in archive.namelist():
@@ -207,7 +216,7 @@ def test_catfish_from_folders_without_a_test_part(place: Path, cifar10_zip: Path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(archive.read(name))
     use_recipe(place, "catfish")
-    printed = run_stages(place)
+    printed = run_stages()
     assert "its val is test here, and val is cut from its train part" in printed
     info = read_dataset_info(place / "data/manifests/dataset.json")
     assert (info.image.mode, info.image.width, info.image.height) == ("RGB", 64, 64)
@@ -273,7 +282,9 @@ def test_a_path_that_a_shell_would_run_is_a_path(
     assert "Data and pipelines are up to date." in run_in(project, "dvc", "repro", "balance").stdout
 
 
-def test_an_archive_behind_a_url_needs_its_hash_once(place: Path, tmp_path: Path) -> None:
+def test_an_archive_behind_a_url_needs_its_hash_once(
+    place: Path, tmp_path: Path, run_stages: Callable[..., str]
+) -> None:
     archive = tmp_path / "pets.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         for number in range(30):
@@ -291,6 +302,6 @@ def test_an_archive_behind_a_url_needs_its_hash_once(place: Path, tmp_path: Path
         assert not (place / "data/raw").exists()
         with modify_yaml(place / "params.yaml") as params:
             params["fetch"]["sha256"] = found
-    printed = run_stages(place, "balance")  # the server is gone, the download was kept
+    printed = run_stages("balance")  # the server is gone, the download was kept
     assert "fetch: pets: classes: 3 ('a', 'b', 'c')" in printed
     assert "30 encoded" in printed

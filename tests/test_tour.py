@@ -38,7 +38,7 @@ def toured(project: Path, tmp_path_factory: pytest.TempPathFactory, run_in: Run)
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_blocks_print_what_the_page_shows(toured: Path) -> None:
     """To the letter, but for numbers with a decimal point: another processor moves their last digits."""
     made = (toured / "docs/tour.md").read_text("utf-8")
@@ -46,7 +46,7 @@ def test_the_blocks_print_what_the_page_shows(toured: Path) -> None:
     assert list_decimals(made) == pytest.approx(list_decimals(PAGE), rel=0.1, abs=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_blocks_draw_the_pictures_of_the_page(toured: Path, name: str) -> None:
     """Pixel by pixel, where every number is the same too; on another processor a curve may lie a little off."""

@@ -168,6 +168,7 @@ def test_an_error_of_trusted_work_arrives_as_it_is(engine: RayEngine) -> None:
         next(results)
 
 
+@pytest.mark.proof
 def test_a_node_that_is_killed_changes_no_result_of_contained_work(
     engine: RayEngine, nodes: Nodes, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_node_that_is_killed_changes_no_result_of_contained_work(
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.proof
 def test_a_node_that_is_killed_changes_no_result_of_trusted_work(
     engine: RayEngine, nodes: Nodes, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +195,7 @@ def test_a_node_that_is_killed_changes_no_result_of_trusted_work(
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.proof
 def test_work_that_kills_each_process_of_ray_is_a_fault(engine: RayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "RETRIES", 1)
     message = (
@@ -204,6 +207,7 @@ def test_work_that_kills_each_process_of_ray_is_a_fault(engine: RayEngine, monke
         list(engine.map_chunks(leave, cut(FEW + 1, 2000)))
 
 
+@pytest.mark.proof
 def test_a_cluster_without_any_node_left_is_a_fault(
     engine: RayEngine, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +224,7 @@ def test_a_cluster_without_any_node_left_is_a_fault(
         list(results)
 
 
+@pytest.mark.proof
 def test_a_node_that_lacks_a_package_is_told_so(
     engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +240,7 @@ def test_a_node_that_lacks_a_package_is_told_so(
         list(engine.map_contained(only_here.work, cut(1, 1), PLENTY))
 
 
+@pytest.mark.proof
 def test_a_node_that_lacks_what_the_engine_itself_needs_is_told_so(
     engine: RayEngine, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +305,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_without_an_address_ray_starts_here_alone_and_leaves_nothing(tmp_path: Path) -> None:
     out, err = run_python(ALONE, HOME=str(tmp_path))

@@ -1,11 +1,9 @@
 """Faults on purpose: a stage under strace, which kills it at a certain system call, or lets that call fail."""
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +11,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import ROOT
-from tests.stages import STAGES
+from tests.forked import Forking
+from tests.stages import command_of
 
 # What changes a disk. Opening a file anew does, too, and is followed by a write.
 CHANGING = ("write", "sendfile", "copy_file_range", "rename", "fsync", "mkdir", "unlink", "unlinkat", "rmdir", "chmod")
@@ -53,50 +51,28 @@ class Runner:
 
     def __init__(self, scratch: Path, programs: ExitStack) -> None:
         self.running = programs
-        self.programs: dict[str, subprocess.Popen[str]] = {}
+        self.programs: dict[str, Forking] = {}
         self.scratch = scratch
         self.project, self.cache = scratch / "project", scratch / "cache"
         self.aside = scratch.with_name(f"{scratch.name}-aside")
         self.aside.mkdir()
-        self.modules: dict[str, list[str]] = {}
 
     def run(self, stage: str, traced: bool = False, fault: Fault | None = None) -> Done:
-        """Run a stage; `traced`, it notes what changes a disk. Its first run teaches which modules it imports."""
-        printed, imported, trace = (self.aside / name for name in ("printed", "imported", "trace"))
-        order = {
-            "folder": str(self.project),
-            "script": str(ROOT / "stages" / f"{stage}.py"),
-            "arguments": STAGES[stage],
-            "environment": {"IMAGEPIPE_CACHE": str(self.cache)},
-            "printed": str(printed),
-            "modules": self.modules.get(stage, []),
-            "imported": "" if stage in self.modules else str(imported),
-        }
-        program = self.open_program(stage)
-        assert program.stdin is not None
-        assert program.stdout is not None
-        program.stdin.write(f"{json.dumps(order)}\n")
-        program.stdin.flush()
-        process = int(program.stdout.readline())
-        trace.write_text("")
+        """Run a stage; `traced`, it notes what changes a disk."""
+        printed, trace = self.aside / "printed", self.aside / "trace"
+        for path in (printed, trace):
+            path.write_bytes(b"")
+        python = self.open_program(stage)
+        process = python.begin(self.project, command_of(stage)[1:], printed, printed, IMAGEPIPE_CACHE=str(self.cache))
         with trace_process(process, trace, fault) if traced else nullcontext():
             os.kill(process, signal.SIGCONT)
-            code = int(program.stdout.readline())
-        if order["imported"] and not code:
-            self.modules[stage] = json.loads(imported.read_bytes())
+            code = python.end()
         return Done(code, printed.read_text("utf-8"), trace.read_text("utf-8", "replace").splitlines())
 
-    def open_program(self, stage: str) -> "subprocess.Popen[str]":
+    def open_program(self, stage: str) -> Forking:
         """The program that runs a stage, and has imported what that stage needs and nothing else."""
         if stage not in self.programs:
-            program = subprocess.Popen(
-                [sys.executable, Path(__file__).with_name("forked.py")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-            )
-            self.programs[stage] = self.running.enter_context(program)
+            self.programs[stage] = self.running.enter_context(Forking(PYTHONDONTWRITEBYTECODE="1"))
         return self.programs[stage]
 
     def list_calls(self, trace: list[str]) -> list[tuple[str, int]]:

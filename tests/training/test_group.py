@@ -165,7 +165,7 @@ def test_two_processes_make_the_model_of_one(make_project: Callable[..., Path], 
             assert right == pytest.approx(left, abs=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_killed_process_costs_a_start_and_no_byte(make_project: Callable[..., Path]) -> None:
     """With batch norm and dropout; the second process is killed as soon as there is a checkpoint."""
     changes = {"model": "cnn", "cnn": {"base": 4, "stem": "pool", "dropout": 0.3}, "epochs": 4, "lr": 0.01}

@@ -183,7 +183,7 @@ def test_a_diverged_run_leaves_its_last_good_checkpoint_and_no_model(
     assert not (made / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("moments", [(1, 6, 11), (3, 3, 3)])
 def test_kill_9_at_any_moment_changes_no_byte(make_project: Callable[..., Path], moments: tuple[int, ...]) -> None:
     """Killed as soon as the checkpoint of a certain update is there, then started again, several times."""
