@@ -26,7 +26,6 @@ CPU seconds, of all threads, stand beside those of the clock: where other work s
 where a promise is not kept.
 """
 
-import gc
 import gzip
 import io
 import os
@@ -57,9 +56,9 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from imagepipe.core.config import load_section
+from imagepipe.core.garbage import collect_seldom
 from imagepipe.core.manifest import read_dataset_info
 from imagepipe.core.seeds import derive_seed
-from imagepipe.core.stage import YOUNG_OBJECTS
 from imagepipe.data.batches import LoaderOptions, Loaders, make_eval_loader, make_loaders
 from imagepipe.data.dataset import ManifestDataset
 from imagepipe.data.pixels import PixelCache
@@ -359,7 +358,7 @@ def measure_loop(folder: Path, runs: int, threads: int) -> tuple[Figures, list[P
 
 def time_loop(folder: Path, runs: int) -> dict[str, list[Spent]]:
     """What the epochs of some runs take with `train_epoch` and bare, in turns, and what ends them."""
-    gc.set_threshold(YOUNG_OBJECTS)  # as in a stage
+    collect_seldom()  # as in a stage
     found: dict[str, list[Spent]] = {}
     time_run(folder)  # warms up
     for _ in range(runs):

@@ -49,7 +49,7 @@ def test_without_the_environment_they_say_so(script: str, root: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script of a POSIX shell")
 def test_run_is_make_test_and_make_prove_in_the_checkout_wherever_it_is_called(root: Path, tmp_path: Path) -> None:
-    for name in ("make", "chromium"):  # one that is there is not installed
+    for name in ("make", "chromium", "strace", "zsh", "fish"):  # what is there is not installed
         (tmp_path / name).write_text('#!/bin/sh\necho "${0##*/} $* in $PWD"\n', "utf-8")
         (tmp_path / name).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"

@@ -11,6 +11,7 @@ import typer
 
 from imagepipe.core.config import load_section
 from imagepipe.core.errors import ImagepipeError, InputError
+from imagepipe.core.garbage import collect_no_more, collect_seldom
 from imagepipe.core.run import load_run_params
 from imagepipe.core.stage import print_warning
 
@@ -301,8 +302,11 @@ def summary() -> None:
 def main() -> None:
     """Run the command; an ImagepipeError is one message and its exit code, a warning one line."""
     warnings.showwarning = print_warning
+    collect_seldom()
     try:
         app()
     except ImagepipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    finally:
+        collect_no_more()

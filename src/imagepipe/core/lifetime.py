@@ -1,6 +1,6 @@
 """How long a process of ours lives: no longer than the one that started it, and until a signal ends it in good order.
 
-POSIX only; on Windows nothing of this is done.
+POSIX only; on Windows no signal is answered and no parent followed.
 """
 
 import os
@@ -16,17 +16,20 @@ from typing import Any
 
 import psutil
 
+from imagepipe.core.garbage import collect_seldom
+
 PULSE = 0.5  # seconds between two looks at the parent
 ENDING = ("SIGHUP", "SIGINT", "SIGTERM")
 STARTED_BY = ("DVC_STAGE", "TORCHELASTIC_RUN_ID")  # set by DVC and by torchrun for what they start
 
 
 def guard_stage() -> None:
-    """Let a signal end this stage in good order, and the end of what started it, too.
+    """Let a signal end this stage in good order, and the end of what started it, too; let Python collect seldom.
 
     What a person started by hand may outlive the terminal, as under nohup. To be called first in a stage's script,
     since what is imported after that takes seconds.
     """
+    collect_seldom()
     if os.name == "nt":
         return
     answer_signals()

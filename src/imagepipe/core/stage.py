@@ -1,6 +1,5 @@
 """What all stages share: their paths come as arguments, and an error ends in one message and an exit code."""
 
-import gc
 import inspect
 import sys
 import warnings
@@ -9,12 +8,9 @@ from pathlib import Path
 from typing import TextIO
 
 from imagepipe.core.errors import EnvironmentFault, ImagepipeError
+from imagepipe.core.garbage import collect_no_more
 from imagepipe.core.lifetime import stop_answering
 from imagepipe.core.lock import lock_stage
-
-# Objects made before Python looks for cycles among them. A stage makes millions that live to its end, and looking at
-# them again after every 700, as it does by itself, took a twentieth of split's time.
-YOUNG_OBJECTS = 200_000
 
 
 def run_stage(main: Callable[..., None]) -> None:
@@ -29,7 +25,6 @@ def run_stage(main: Callable[..., None]) -> None:
         usage = " ".join(name.upper() for name in names)
         print(f"usage: python {sys.argv[0]} {usage}   ({len(arguments)} arguments given)", file=sys.stderr)
         sys.exit(2)
-    gc.set_threshold(YOUNG_OBJECTS)
     warnings.showwarning = print_warning
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the stage
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
@@ -43,6 +38,7 @@ def run_stage(main: Callable[..., None]) -> None:
         sys.exit(error.exit_code)
     finally:
         stop_answering()
+        collect_no_more()
 
 
 def check_encoding(encoding: str) -> None:
