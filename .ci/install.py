@@ -17,8 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
-# The interpreter behind an activated .venv, so that `make` decides the same inside and outside of it.
-BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
+# The interpreter behind an activated .venv, by its own name, so that `make` decides the same inside and outside of it.
+BASE_PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 
 
 def fingerprint(constraints: list[str]) -> str:
