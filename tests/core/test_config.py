@@ -269,7 +269,7 @@ def test_names_a_missing_section(load: Load) -> None:
         ("train", "  lr: 0.01", "  lr: [0.1]", "train.lr: found [0.1]; expected a valid number"),
         ("train", "  shuffle: true", "  shuffle: yes", "train.shuffle: found yes; expected a valid boolean"),
         ("train", "  shuffle: true", "  shuffle: 1", "train.shuffle: found 1; expected a valid boolean"),
-        ("train", "  optimizer: adamw", "  optimizer: sdg", "train.optimizer: found sdg; expected 'sgd', 'rmsprop',"),
+        ("train", "  keep: best", "  keep: bset", "train.keep: found bset; expected 'best' or 'last'"),
         ("train", "  device: cpu", "  device: gpu", "train.device: found gpu; expected 'auto', 'cpu', 'cuda' or"),
         ("split", "  seed: 1", "  seed: -1", "split.seed: found -1; expected greater than or equal to 0"),
         ("split", "  seed: 1", "  seed: 1.5", "split.seed: found 1.5; expected a valid integer"),

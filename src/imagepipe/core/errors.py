@@ -8,7 +8,10 @@ A message names the file and row (or the params key), what was found, what was e
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class ImagepipeError(Exception):
@@ -38,6 +41,16 @@ def list_findings(heading: str, findings: Sequence[str], remedy: str = "", shown
     if remedy:
         lines.append(remedy)
     return "\n".join(lines)
+
+
+def find_named(table: Mapping[str, Value], key: str, name: str) -> Value:
+    """What a table has under the `name` that params.yaml gives for `key`.
+
+    Raises InputError where it has nothing under that name.
+    """
+    if name not in table:
+        raise InputError(f"params.yaml: {key}: unknown name `{name}`; {suggest_name(name, table)}.")
+    return table[name]
 
 
 def suggest_name(unknown: str, known: Iterable[str], shown: int = 60) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from imagepipe.core.errors import find_named
 from imagepipe.training.params import TrainParams
 
 # Called with params and the weights (classes,) of the classes, or None.
@@ -68,4 +69,4 @@ def average(losses: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
 
 def make_loss(params: TrainParams, weights: Tensor | None = None) -> nn.Module:
     """The loss `train.loss`, or focal where `train.imbalance` asks for it."""
-    return LOSSES["focal" if params.imbalance == "focal" else params.loss](params, weights)
+    return find_named(LOSSES, "train.loss", "focal" if params.imbalance == "focal" else params.loss)(params, weights)

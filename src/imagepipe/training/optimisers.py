@@ -1,12 +1,14 @@
-"""[torch] Optimisers and learning-rate schedules by name. To add one: one line in its table."""
+"""[torch] Optimisers and learning-rate schedules by name. To add one: one line in OPTIMISERS, or in FACTORS."""
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from imagepipe.core.errors import find_named
 from imagepipe.training.params import TrainParams
 
 # Called with groups of weights, each of which has its own weight decay.
@@ -30,7 +32,7 @@ FACTORS: dict[str, Callable[[float, TrainParams], float]] = {
 def make_optimiser(model: nn.Module, params: TrainParams) -> optim.Optimizer:
     """The optimiser `train.optimizer` over the weights of `model` that are to be trained."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return OPTIMISERS[params.optimizer](group_weights(weights, params), params)
+    return find_named(OPTIMISERS, "train.optimizer", params.optimizer)(group_weights(weights, params), params)
 
 
 def group_weights(weights: Sequence[nn.Parameter], params: TrainParams) -> list[dict[str, Any]]:
@@ -46,16 +48,30 @@ def group_weights(weights: Sequence[nn.Parameter], params: TrainParams) -> list[
 
 def make_schedule(optimiser: optim.Optimizer, params: TrainParams, updates: int) -> LRScheduler:
     """The schedule `train.schedule`, to be stepped after each of `updates` updates."""
-    if params.schedule == "onecycle":
-        # Smith, Topin: Super-convergence, arXiv:1708.07120; the momentum is left alone.
-        return OneCycleLR(
-            optimiser, max_lr=params.lr, total_steps=updates, cycle_momentum=False, **params.onecycle.model_dump()
-        )
+    return find_named(list_schedules(), "train.schedule", params.schedule)(optimiser, params, updates)
+
+
+def list_schedules() -> dict[str, Callable[[optim.Optimizer, TrainParams, int], LRScheduler]]:
+    """Each by its name: those of FACTORS, with a warm-up, and `onecycle`, which has its own."""
+    return {name: partial(schedule_factor, factor) for name, factor in FACTORS.items()} | {"onecycle": schedule_cycle}
+
+
+def schedule_cycle(optimiser: optim.Optimizer, params: TrainParams, updates: int) -> LRScheduler:
+    """Smith, Topin: Super-convergence, arXiv:1708.07120; the momentum is left alone."""
+    return OneCycleLR(
+        optimiser, max_lr=params.lr, total_steps=updates, cycle_momentum=False, **params.onecycle.model_dump()
+    )
+
+
+def schedule_factor(
+    factor: Callable[[float, TrainParams], float], optimiser: optim.Optimizer, params: TrainParams, updates: int
+) -> LRScheduler:
+    """A warm-up over the share `train.warmup` of the updates, then the learning rate times `factor`."""
     warmup = round(params.warmup * updates)
 
     def scale(update: int) -> float:
         if update < warmup:
             return (update + 1) / (warmup + 1)
-        return FACTORS[params.schedule]((update - warmup) / max(1, updates - warmup), params)
+        return factor((update - warmup) / max(1, updates - warmup), params)
 
     return LambdaLR(optimiser, scale)

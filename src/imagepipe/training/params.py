@@ -11,6 +11,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, StringConstraints(min_length=1)]  # of an entry of a table, which says whether there is one
 
 
 def check_batch_size(value: object) -> object:
@@ -125,7 +126,7 @@ class OnecycleParams(Params):
 class TrainParams(Params):
     """`train:` in params.yaml; each key is explained there."""
 
-    model: Annotated[str, StringConstraints(min_length=1)]
+    model: Name
     mlp: MlpParams
     cnn: CnnParams
     resnet_small: ResnetSmallParams
@@ -145,11 +146,11 @@ class TrainParams(Params):
     keep: Literal["best", "last"]
     keep_by: Literal["val_accuracy", "val_balanced_accuracy", "val_loss"]
     patience: Annotated[int, Field(ge=0)]
-    loss: Literal["cross_entropy", "nll", "focal", "bce"]
+    loss: Name
     label_smoothing: Share
     focal_gamma: NotNegative
     imbalance: Literal["none", "class_weights", "weighted_sampler", "focal"]
-    optimizer: Literal["sgd", "rmsprop", "adagrad", "adam", "adamw"]
+    optimizer: Name
     lr: Positive
     weight_decay: NotNegative
     decay_norms_and_biases: bool
@@ -157,7 +158,7 @@ class TrainParams(Params):
     rmsprop: RmspropParams
     adagrad: AdagradParams
     adam: AdamParams
-    schedule: Literal["constant", "step", "cosine", "onecycle"]
+    schedule: Name
     warmup: Share
     step: StepParams
     cosine: CosineParams

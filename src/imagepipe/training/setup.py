@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import InputError, find_named
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import DatasetInfo, read_dataset_info, read_split
 from imagepipe.core.run import RunParams, count_jobs
@@ -24,6 +24,8 @@ from imagepipe.models.weights import check_pretrained, freeze, load_pretrained
 from imagepipe.training.devices import find_device
 from imagepipe.training.group import ALONE, Group
 from imagepipe.training.imbalance import WeightedSampler, make_class_weights
+from imagepipe.training.losses import LOSSES
+from imagepipe.training.optimisers import OPTIMISERS, list_schedules
 from imagepipe.training.params import TrainParams
 
 
@@ -51,6 +53,7 @@ def set_up(manifests_dir: Path, images_dir: Path, params: TrainParams, group: Gr
     info = read_dataset_info(manifests_dir / "dataset.json")
     check_counts(info, manifests_dir)
     warn_of_two_remedies(params)
+    check_names(params)
     check_pretrained(params.pretrained, params.pretrained_sha256)
     device = find_device(params.device, group.local_rank)
     train, val = (open_split(manifests_dir, images_dir, split, info) for split in ("train", "val"))
@@ -60,6 +63,12 @@ def set_up(manifests_dir: Path, images_dir: Path, params: TrainParams, group: Gr
     batch_size = len(train) if params.batch_size == "all" else params.batch_size
     check_last_batch(model, train, batch_size, params.drop_last, group)
     return Setup(info, device, train, val, model, batch_size, notes)
+
+
+def check_names(params: TrainParams) -> None:
+    """Raise InputError for a loss, an optimiser or a schedule that there is not."""
+    for key, table in (("loss", LOSSES), ("optimizer", OPTIMISERS), ("schedule", list_schedules())):
+        find_named(table, f"train.{key}", getattr(params, key))
 
 
 def open_loaders(setup: Setup, val: ManifestDataset | None, params: TrainParams, options: LoaderOptions) -> Loaders:
