@@ -76,7 +76,10 @@ def run_once(order: dict[str, Any]) -> int:
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
     return 0
 
 
@@ -86,8 +89,10 @@ def main() -> None:
         order = json.loads(line)
         process = os.fork()
         if not process:
-            code = run_once(order)
-            Path(order["imported"]).write_text(json.dumps(sorted(sys.modules)))
+            try:
+                code = run_once(order)
+            finally:
+                Path(order["imported"]).write_text(json.dumps(sorted(sys.modules)))
             atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()

@@ -1,11 +1,11 @@
 """The knobs of a run, and the name of what a process left that was killed."""
 
-import socket
 import subprocess
 import sys
 from typing import Any
 
 from imagepipe.core.run import RunParams
+from imagepipe.core.unfinished import name_place
 
 
 def make_run(**changes: Any) -> RunParams:
@@ -29,4 +29,4 @@ def name_abandoned() -> str:
     """What a process that has ended would have called what it wrote."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    return f".{process.pid}@{socket.gethostname()}.0123456789abcdef.part"
+    return f".{process.pid}@{name_place()}.0123456789abcdef.part"

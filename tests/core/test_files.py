@@ -125,7 +125,7 @@ from imagepipe.core.files import write_bytes
 write_bytes(Path("x"), bytes(2000))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert f"EnvironmentFault: x: cannot be written: {reason}." in done.stderr
+    assert f"DiskFault: x: cannot be written: {reason}." in done.stderr
     assert list_names(tmp_path) == ["x"]
     assert (tmp_path / "x").read_bytes() == b"old"
 
@@ -208,7 +208,7 @@ def test_too_many_open_files_are_named(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); write_bytes(Path('x'), b'x')"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "EnvironmentFault: x: cannot be written: Too many open files." in done.stderr
+    assert "DiskFault: x: cannot be written: Too many open files." in done.stderr
     assert list_names(tmp_path) == []
 
 

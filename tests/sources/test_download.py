@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from imagepipe.core.errors import EnvironmentFault, InputError
+from imagepipe.core.errors import DiskFault, EnvironmentFault, InputError
 from imagepipe.sources import download as module
 from imagepipe.sources import remote
 from imagepipe.sources.download import RemoteFile, Terms, download, name_download, obtain_archive, obtain_file
@@ -373,11 +373,16 @@ def test_a_mirror_of_another_scheme_is_refused(server: LoopbackServer, tmp_path:
         obtain_file(make_file(), tmp_path / "out.bin", "file:///nowhere", tmp_path / "cache")
 
 
-def test_a_cache_that_cannot_be_made_is_named(server: LoopbackServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("blocked", "asked"), [("cache", []), ("out", ["/file.bin"])])
+def test_a_disk_that_takes_nothing_is_no_matter_of_the_network(
+    server: LoopbackServer, tmp_path: Path, blocked: str, asked: list[str]
+) -> None:
     server.answers["/file.bin"] = lambda handler: handler.answer(200, BODY)
-    (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(EnvironmentFault, match=r"cache.*: cannot be written"):
-        obtain_file(make_file(f"{server.url}/file.bin"), tmp_path / "out.bin", "", tmp_path / "cache")
+    (tmp_path / blocked).write_text("in the way")
+    file = make_file(f"{server.url}/file.bin", f"{server.url}/elsewhere/file.bin")
+    with pytest.raises(DiskFault, match=rf"{blocked}.*: cannot be written: .* nothing half-written was left\.$"):
+        obtain_file(file, tmp_path / "out" / "file.bin", "", tmp_path / "cache")
+    assert server.asked == asked
 
 
 def test_credentials_of_a_mirror_are_in_no_message(server: LoopbackServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     ImagepipeError              never raised itself
     ├── InputError              exit 2: params, data or arguments can be mended by the user
     └── EnvironmentFault        exit 3: network, disk or machine
+        └── DiskFault           a file cannot be written
 
 A message names the file and row (or the params key), what was found, what was expected, and the remedy.
 """
@@ -30,6 +31,10 @@ class EnvironmentFault(ImagepipeError):
     """The machine, its disk or its network is in the way."""
 
     exit_code = 3
+
+
+class DiskFault(EnvironmentFault):
+    """A file cannot be written."""
 
 
 def list_findings(heading: str, findings: Sequence[str], remedy: str = "", shown: int = 20) -> str:

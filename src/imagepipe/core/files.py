@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
-from imagepipe.core.errors import EnvironmentFault
+from imagepipe.core.errors import DiskFault
 from imagepipe.core.unfinished import make_unfinished, name_unfinished, remove_abandoned
 
 PIECES = 10  # of rows of a table that are written at once; a piece is what pandas itself formats at once
@@ -65,7 +65,7 @@ def report_write_errors(path: Path) -> Generator[Need]:
         yield need
     except OSError as error:
         room = f" ({describe_room(path, need.bytes)})" if error.errno == errno.ENOSPC else ""
-        raise EnvironmentFault(
+        raise DiskFault(
             f"{path}: cannot be written: {error.strerror or error}{room}. "
             "Make room or change the permissions, then run the stage again; nothing half-written was left."
         ) from error

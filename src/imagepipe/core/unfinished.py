@@ -17,7 +17,14 @@ _UNFINISHED = re.compile(r"\.([0-9]+)@(.*)\.[0-9a-f]{16}\.part")
 
 def name_unfinished() -> str:
     """A new name that says who writes here; the final name may be as long as names can be, and is not in it."""
-    return f".{os.getpid()}@{socket.gethostname()}.{secrets.token_hex(8)}.part"
+    return f".{os.getpid()}@{name_place()}.{secrets.token_hex(8)}.part"
+
+
+def name_place() -> str:
+    """Where numbers of processes mean something: the machine and, on Linux, the namespace, since containers may share
+    the machine's name and count their processes for themselves."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}-{namespace.stat().st_ino}" if namespace.exists() else socket.gethostname()
 
 
 def make_unfinished(parent: Path) -> Path:
@@ -48,12 +55,13 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether nobody works on something unfinished: its process has ended, or nothing was written to it for a day."""
+    """Whether nobody works on something unfinished: its process, of this place, has ended; or it is of another place,
+    and nothing was written to it for a day."""
     named = _UNFINISHED.fullmatch(path.name)
     if named is None:
         return False
-    if os.name == "posix" and named[2] == socket.gethostname() and not is_alive(int(named[1])):
-        return True
+    if os.name == "posix" and named[2] == name_place():
+        return not is_alive(int(named[1]))
     return time.time() - max(map(read_time, [path, *path.glob("*")])) > DAY
 
 

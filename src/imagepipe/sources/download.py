@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from imagepipe.core.errors import EnvironmentFault, InputError
+from imagepipe.core.errors import DiskFault, EnvironmentFault, InputError
 from imagepipe.core.files import report_write_errors
 from imagepipe.core.hashes import hash_bytes, hash_file
 from imagepipe.core.unfinished import name_unfinished, remove_abandoned
@@ -53,8 +53,8 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
     `mirror` is a folder or a URL that holds the original files under their own names, or '' for the publisher's own
     address. Downloads are kept below `cache_root` and used again.
 
-    Raises InputError where the mirror's folder lacks the file or holds other bytes, EnvironmentFault where the network
-    or the server is at fault.
+    Raises InputError where the mirror's folder lacks the file or holds other bytes, EnvironmentFault where the network,
+    the server or the disk is at fault.
     """
     if mirror and "://" not in mirror:
         copy_from_folder(file, Path(mirror).expanduser(), target)
@@ -67,12 +67,15 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
         try:
             if not holds(cached, terms):
                 download(url, cached, terms)
-            with report_write_errors(target) as need:
-                need.bytes = cached.stat().st_size
-                shutil.copyfile(cached, target)
-            return
+        except DiskFault:
+            raise
         except EnvironmentFault as error:
             problems.append(str(error))
+            continue
+        with report_write_errors(target) as need:
+            need.bytes = cached.stat().st_size
+            shutil.copyfile(cached, target)
+        return
     raise EnvironmentFault(
         "\n".join(problems) + f"\nWithout a network: put the original {file.name} into a folder and set run.mirror "
         "in params.yaml to that folder."
