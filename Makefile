@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make repro` runs the pipeline, `make test` proves it.
-# PYTHON names the interpreter that builds .venv (3.11 or newer); RECIPE names a file in recipes/.
+# PYTHON names the interpreter that builds .venv (3.11 or newer); RECIPE names a file in recipes/; DATA is for bench.
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,10 +12,10 @@ help:
 	@echo 'make repro [RECIPE=name]  install what is needed, run the pipeline, print the result'
 	@echo 'make test                 format, lint, types and every test but the proofs'
 	@echo 'make test-fast            the same without the slow tests'
-	@echo 'make prove                the slow proofs: hostile inputs, runs under other circumstances (half an hour)'
+	@echo 'make prove                the slow proofs: hostile inputs, faults, other circumstances (three quarters of an hour)'
 	@echo 'make check                format, lint and types only'
 	@echo 'make docs                 the pages of the Python API, from its docstrings, into site/'
-	@echo 'make bench                measure what README and docs promise (half an hour; MNIST and CIFAR-10 in ../shared/data)'
+	@echo 'make bench [DATA=folder]  measure what README and docs promise (more than an hour; data: CONTRIBUTING.md)'
 	@echo 'make clean                remove what the pipeline wrote here; .venv, the metrics in Git and the DVC cache stay'
 
 # The stamp is written last and holds the hash of all that decides the environment,
@@ -54,7 +54,7 @@ docs: env-dev
 	python .ci/docs.py
 
 bench: env-dev
-	python benchmarks/all.py
+	python benchmarks/all.py $(if $(DATA),--data "$(DATA)")
 
 clean:
 	git clean -fdXq data/raw data/images data/manifests docs models reports dvc_plots show.png lr-find.png site

@@ -3,7 +3,8 @@
     python .ci/summary.py REVISION >> "$GITHUB_STEP_SUMMARY"
 
 Run it where the pipeline has run. The comparison needs the other revision's predictions, from DVC's cache or remote;
-where nobody has them it says so.
+where nobody has them it says so. CI gives zeros, or nothing, where there is no other revision: on the first push of a
+branch, and where somebody starts a pipeline by hand.
 """
 
 import subprocess
@@ -25,6 +26,9 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python .ci/summary.py REVISION")
     revision = sys.argv[1]
+    if not revision.strip("0"):
+        print("## What changed\n\nCI names no revision before this one (a first push, say): nothing to compare with.\n")
+        return
     for heading, command in {
         "Parameters": ("dvc", "params", "diff", revision, "--md"),
         "Metrics": ("dvc", "metrics", "diff", revision, "--md"),

@@ -2,7 +2,7 @@
 
     python benchmarks/all.py [--data FOLDER] [--json FOLDER]
 
-Takes about half an hour on two cores. With --json, each leaves its figures in that folder. Exits 1 where a promise is
+Takes more than an hour on two cores. With --json, each leaves its figures in that folder. Exits 1 where a promise is
 not kept or a benchmark fails.
 """
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.serialize import modify_yaml, parse_yaml
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = {".github/workflows/pipeline.yml": ["vendor.github-workflows"], ".gitlab-ci.yml": ["vendor.gitlab-ci"]}
@@ -47,6 +47,25 @@ def test_without_the_environment_they_say_so(script: str, root: Path) -> None:
     assert done.stderr == f"{script}: dvc is not on PATH; activate the environment: source .venv/bin/activate\n"
 
 
+def test_a_revision_that_ci_does_not_have_is_not_compared_with(root: Path, run_in: Run) -> None:
+    for revision in ("0" * 40, ""):
+        done = run_script(run_in, root, "summary", revision)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == (
+            "## What changed\n\nCI names no revision before this one (a first push, say): nothing to compare with.\n\n"
+        )
+
+
+def test_gitlab_runs_for_merge_requests_whose_base_it_names_then_and_gives_the_proofs_their_time(root: Path) -> None:
+    described = parse_yaml((root / ".gitlab-ci.yml").read_text("utf-8"), ".gitlab-ci.yml")
+    assert [rule["if"] for rule in described["workflow"]["rules"]] == [
+        '$CI_PIPELINE_SOURCE == "merge_request_event"',
+        "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH",
+    ]
+    assert described["tests"]["timeout"] == "2h"
+    assert "${CI_MERGE_REQUEST_DIFF_BASE_SHA:-$CI_COMMIT_BEFORE_SHA}" in described["pipeline"]["script"][1]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a script of a POSIX shell")
 def test_run_is_make_test_and_make_prove_in_the_checkout_wherever_it_is_called(root: Path, tmp_path: Path) -> None:
     for name in ("make", "chromium", "strace", "zsh", "fish"):  # what is there is not installed
@@ -55,6 +74,45 @@ def test_run_is_make_test_and_make_prove_in_the_checkout_wherever_it_is_called(r
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run([root / ".ci/run"], cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True)
     assert done.stdout == f"make test in {root}\nmake prove in {root}\n", done.stderr
+
+
+SUDO = {
+    "root": ("0", None, ["apt-get update -qq", *(f"apt-get install {name}" for name in ("zsh", "strace"))]),
+    "sudo": ("1000", "exec", ["apt-get update -qq", *(f"apt-get install {name}" for name in ("zsh", "strace"))]),
+    "password": ("1000", "refuse", []),
+    "neither": ("1000", None, []),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script of a POSIX shell")
+@pytest.mark.parametrize(("user", "sudo", "installed"), SUDO.values(), ids=SUDO)
+def test_run_installs_what_is_missing_as_root_or_by_a_sudo_that_asks_for_no_password(
+    user: str, sudo: str | None, installed: list[str], root: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    scripts = {
+        "make": "",
+        "chromium": "",
+        "fish": "",
+        "id": f"echo {user}",
+        "apt-get": f'test "$5" != fish && echo "apt-get $1 ${{5:-$2}}" >> {log}; test "$5" != zsh',
+    }
+    if sudo:
+        scripts["sudo"] = 'test "$1" = -n && shift && exec "$@"' if sudo == "exec" else "exit 1"
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n", "utf-8")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "dirname", "true"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    done = subprocess.run([root / ".ci/run"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(log.read_text("utf-8").splitlines() if log.exists() else []) == sorted(installed)
+    expected = (
+        "could not be installed: zsh; the tests that need it are skipped\n"
+        if installed
+        else "not there, and not installed without apt-get and root: strace zsh; the tests that need them are skipped\n"
+    )
+    assert done.stderr == expected
 
 
 @pytest.mark.slow
@@ -136,9 +194,24 @@ def test_each_file_of_proofs_has_its_row_and_its_minutes(root: Path) -> None:
     assert sorted(" ".join(rows).split()) == sorted(path.relative_to(root).as_posix() for path in proofs)
 
 
-@pytest.mark.parametrize(("body", "code"), [("pass", 0), ("raise ValueError", 1)])
+@pytest.mark.parametrize(
+    ("body", "ci", "counts", "fault"),
+    [
+        ("pass", "true", "1 ran, 0 skipped", ""),
+        ("raise ValueError", "", "1 ran, 0 skipped", "prove: failed: one, two\n"),
+        ("pytest.skip('needs a moon')", "", "0 ran, 1 skipped", ""),
+        (
+            "pytest.skip('needs a moon')",
+            "true",
+            "0 ran, 1 skipped",
+            "prove: every test was skipped: one, two; CI is set, where each group has to run: install what the reasons "
+            "above name\n",
+        ),
+    ],
+    ids=["pass", "fail", "skip", "skip in CI"],
+)
 def test_proofs_say_what_they_took_beside_what_they_may(
-    body: str, code: int, root: Path, tmp_path: Path, run_in: Run
+    body: str, ci: str, counts: str, fault: str, root: Path, tmp_path: Path, run_in: Run
 ) -> None:
     (tmp_path / ".ci").mkdir()
     shutil.copyfile(root / ".ci" / "prove.py", tmp_path / ".ci" / "prove.py")
@@ -146,6 +219,10 @@ def test_proofs_say_what_they_took_beside_what_they_may(
     (tmp_path / "one.py").write_text(f"import pytest\n\n@pytest.mark.proof\ndef test_it():\n    {body}\n")
     rows = [f"| {name} | `pytest -m proof one.py` | all | {minutes} | |" for name, minutes in (("one", 60), ("two", 0))]
     (tmp_path / "CONTRIBUTING.md").write_text("\n".join(["| tests | `pytest -m 'not proof'` | all | 5 | |", *rows]))
-    done = run_in(tmp_path, sys.executable, ".ci/prove.py")
-    assert re.search(r"\n  one: \d+\.\d of 60 minutes\n  two: \d+\.\d of 0 minutes, more than it may\n$", done.stdout)
-    assert (done.returncode, done.stderr) == (code, "prove: failed: one, two\n" if code else "")
+    done = run_in(tmp_path, sys.executable, ".ci/prove.py", CI=ci)
+    assert re.search(
+        rf"\n  one: \d+\.\d of 60 minutes; {counts}\n  two: \d+\.\d of 0 minutes, more than it may; {counts}\n$",
+        done.stdout,
+    )
+    assert ("SKIPPED [1] one.py:5: needs a moon\n" in done.stdout) == counts.startswith("0")
+    assert (done.returncode, done.stderr) == (1 if fault else 0, fault)

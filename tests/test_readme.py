@@ -64,12 +64,33 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert {"repro", "test", "bench"} <= named <= targets
 
 
+def test_make_bench_hands_its_data_on() -> None:
+    assert '\tpython benchmarks/all.py $(if $(DATA),--data "$(DATA)")\n' in (ROOT / "Makefile").read_text("utf-8")
+    assert "`make bench DATA=folder`" in README
+
+
 def test_every_recipe_and_every_known_set_is_named() -> None:
     from imagepipe.sources.torchvision_sets import SETS
 
     recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {"base"}
     assert all(f"`{recipe}`" in README for recipe in recipes)
     assert all(name in README for name in SETS)
+
+
+def test_every_extra_is_installed_with_the_exact_versions_wherever_it_is_asked_for() -> None:
+    files = [
+        ROOT / "README.md",
+        ROOT / "recipes/base.yaml",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "src").rglob("*.py"),
+    ]
+    named = [
+        (path.name, line, extra)
+        for path in files
+        for line, extra in re.findall(r"^(.*\[(onnx|ray|timm)\].*)$", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert {extra for _, _, extra in named} == {"onnx", "ray", "timm"}
+    assert [found for found in named if f"pip install -c constraints.txt -e '.[{found[2]}]'" not in found[1]] == []
 
 
 def test_every_recipe_says_at_its_head_what_it_reaches() -> None:

@@ -221,7 +221,7 @@ def predict(
 @app.command()
 def export(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="the file to write")] = Path("models/model.onnx"),
-    onnx: Annotated[bool, typer.Option("--onnx", help="as ONNX, for any runtime; needs imagepipe[onnx]")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="as ONNX, for any runtime; needs the extra `onnx`")] = False,
     model: Annotated[Path, typer.Option("--model", help="a file of the train stage")] = Path(
         "models/model.safetensors"
     ),

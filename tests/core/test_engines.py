@@ -17,8 +17,8 @@ def test_ray_that_is_not_installed_is_a_fault_with_its_remedy(monkeypatch: pytes
     monkeypatch.delitem(sys.modules, "imagepipe.core.cluster", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     message = (
-        r"^run\.engine is ray, but the package ray is not installed; install imagepipe\[ray\], or set run\.engine to "
-        r"local\.$"
+        r"^run\.engine is ray, but the package ray is not installed; run "
+        r"`pip install -c constraints\.txt -e '\.\[ray\]'` in the project's folder, or set run\.engine to local\.$"
     )
     with pytest.raises(EnvironmentFault, match=message), open_engine(make_run(engine="ray")):
         pass

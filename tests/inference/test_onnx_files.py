@@ -179,7 +179,7 @@ def test_without_the_extra_it_says_what_brings_it(monkeypatch: pytest.MonkeyPatc
         import_onnx()
     assert str(caught.value) == (
         "`imagepipe export --onnx` needs the package onnxruntime, which is not installed; "
-        "`pip install 'imagepipe[onnx]'` brings it."
+        "in the project's folder, `pip install -c constraints.txt -e '.[onnx]'` brings it."
     )
 
 

@@ -11,8 +11,8 @@ from tests.models.made import build, make_images
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     message = (
-        r"^train\.model is timm:resnet18, but the package timm is not installed; install imagepipe\[timm\], or choose "
-        r"another model\.$"
+        r"^train\.model is timm:resnet18, but the package timm is not installed; run "
+        r"`pip install -c constraints\.txt -e '\.\[timm\]'` in the project's folder, or choose another model\.$"
     )
     with pytest.raises(EnvironmentFault, match=message):
         build_body("timm:resnet18", 3, 32, 32, 7, {"dropout": 0.0})

@@ -1,4 +1,5 @@
 import errno
+import gzip
 import io
 import json
 import shutil
@@ -24,6 +25,7 @@ from imagepipe.sources.torchvision_exports import (
     describe_error,
     encode_png,
     explain_error,
+    guard_tars,
     keep_download,
     keep_url,
     link_file,
@@ -592,6 +594,53 @@ def test_a_download_that_torchvision_cannot_use_is_forgotten(home: Home, server:
     assert list_names(home.cache) == []
     server.answers[f"/{AIRCRAFT}"] = send(whole)
     assert home.fetch("FGVCAircraft", "annotation_level=family", mirror=server.url).classes == ["Boeing 737"]
+
+
+def add_file(archive: bytes, name: str) -> bytes:
+    """The archive, packed with gzip, with one more file in it."""
+    buffer = io.BytesIO(gzip.decompress(archive))
+    with tarfile.open(fileobj=buffer, mode="a") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 5
+        tar.addfile(member, io.BytesIO(b"owned"))
+    return gzip.compress(buffer.getvalue())
+
+
+def test_a_tar_that_points_out_of_its_folder_is_refused_and_forgotten(home: Home, server: LoopbackServer) -> None:
+    server.answers[f"/{AIRCRAFT}"] = send(add_file(pack_aircraft(home, "Boeing 737\n"), "../../x"))
+    with pytest.raises(
+        EnvironmentFault, match=r"^FGVCAircraft: what was downloaded cannot be used \('\.\./\.\./x' would"
+    ):
+        home.fetch("FGVCAircraft", "annotation_level=family", mirror=server.url)
+    assert not list(home.cache.parent.rglob("x"))
+    assert list_names(home.cache) == []
+
+
+def test_a_python_that_unpacks_wherever_names_point_unpacks_no_tar(
+    home: Home, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(tarfile, "data_filter")
+    server.answers[f"/{AIRCRAFT}"] = send(pack_aircraft(home, "Boeing 737\n"))
+    with pytest.raises(EnvironmentFault) as caught:
+        home.fetch("FGVCAircraft", "annotation_level=family", mirror=server.url)
+    message = str(caught.value)
+    assert f"{AIRCRAFT}: not unpacked: Python 3." in message
+    assert message.endswith(
+        " writes the members of a tar wherever their names point. Use Python 3.11.4 or newer, or unpack the set "
+        "yourself and name its folder in run.mirror in params.yaml."
+    )
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["filter", "none"])
+def test_tars_are_what_they_were_once_torchvision_has_read(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if old:
+        monkeypatch.delattr(tarfile, "data_filter")
+    before = dict(vars(tarfile.TarFile))
+    guarded = guard_tars()
+    guarded.__enter__()
+    assert dict(vars(tarfile.TarFile)) != before
+    assert not guarded.__exit__(ValueError, ValueError(), None)
+    assert dict(vars(tarfile.TarFile)) == before
 
 
 def test_a_wrong_checksum_is_torchvisions_to_find(home: Home, server: LoopbackServer) -> None:

@@ -7,7 +7,10 @@ from imagepipe.core.errors import EnvironmentFault
 from imagepipe.core.parallel import Engine, LocalEngine, start_fork_server
 from imagepipe.core.run import RunParams, count_jobs
 
-NO_RAY = "run.engine is ray, but the package ray is not installed; install imagepipe[ray], or set run.engine to local."
+NO_RAY = (
+    "run.engine is ray, but the package ray is not installed; run `pip install -c constraints.txt -e '.[ray]'` in the "
+    "project's folder, or set run.engine to local."
+)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def import_onnx() -> tuple[Any, Any]:
             raise
         raise EnvironmentFault(
             f"`imagepipe export --onnx` needs the package {error.name}, which is not installed; "
-            "`pip install 'imagepipe[onnx]'` brings it."
+            "in the project's folder, `pip install -c constraints.txt -e '.[onnx]'` brings it."
         ) from error
     return onnx, runtime
 

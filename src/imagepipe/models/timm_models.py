@@ -1,4 +1,4 @@
-"""[torch] The models of timm (the extra `imagepipe[timm]`), by name; timm is imported only where one is asked for."""
+"""[torch] The models of timm (the extra `timm`), by name; timm is imported only where one is asked for."""
 
 import importlib
 from typing import Any
@@ -14,8 +14,8 @@ def import_timm(name: str) -> Any:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise EnvironmentFault(
-            f"train.model is timm:{name}, but the package timm is not installed; install imagepipe[timm], or choose "
-            "another model."
+            f"train.model is timm:{name}, but the package timm is not installed; run "
+            "`pip install -c constraints.txt -e '.[timm]'` in the project's folder, or choose another model."
         ) from error
 
 

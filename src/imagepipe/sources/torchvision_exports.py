@@ -3,11 +3,12 @@
 torchvision is imported inside the functions of fetch only; split reads `files.tar` and `labels.csv` without it.
 To add a set: one ExportSet in EXPORTS. A set that cannot be classified stands in REFUSED with the reason.
 
-Three things of torchvision's are mended here. Its downloader has no time-out, falls back from https to http, leaves
+Four things of torchvision's are mended here. Its downloader has no time-out, falls back from https to http, leaves
 files of 0 bytes and does not see a truncated one where no MD5 is stated: for as long as a set is built, every URL goes
 through `download.py` instead (`route_downloads`), and a download that is complete is kept in the cache. It unpacks
 beside the archive and takes a half-unpacked folder for the set: here each fetch unpacks anew, into a folder of its own
-that is removed afterwards. And some of its sets follow the order of the file system: here they are sorted.
+that is removed afterwards. It unpacks a tar to wherever the names in it point: here they stay in that folder
+(`guard_tars`). And some of its sets follow the order of the file system: here they are sorted.
 What comes from Google Drive (PCAM) goes through the package gdown, which cannot be routed: no time-out, nothing kept.
 """
 
@@ -19,6 +20,7 @@ import os
 import pickle
 import shutil
 import string
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -27,7 +29,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from PIL import Image
 
@@ -299,7 +301,7 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     """
     image_set = EXPORTS[params.name]
     values = read_options(params, image_set.options)
-    with open_root(params, image_set, run) as root:
+    with guard_tars(), open_root(params, image_set, run) as root:
         classes, notes = write_export(params, image_set, values, root, raw_dir)
     return SourceInfo(
         source="torchvision",
@@ -312,6 +314,33 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
         files={name: hash_file(raw_dir / name) for name in (TAR, TABLE)},
         published=image_set.origin != "none",
         notes=notes,
+    )
+
+
+@contextmanager
+def guard_tars() -> Generator[None]:
+    """Let a bare `tar.extractall`, which is torchvision's, refuse what points out of the folder that it unpacks into.
+
+    Names, links and devices are Python's `data` filter's to judge. Before 3.11.4 Python has none, and every tar is
+    refused.
+    """
+    name, guard = "extractall", refuse_tar
+    if hasattr(tarfile, "data_filter"):
+        name, guard = "extraction_filter", staticmethod(tarfile.data_filter)
+    original = vars(tarfile.TarFile)[name]
+    setattr(tarfile.TarFile, name, guard)
+    try:
+        yield
+    finally:
+        setattr(tarfile.TarFile, name, original)
+
+
+def refuse_tar(tar: tarfile.TarFile, *arguments: Any, **more: Any) -> NoReturn:
+    """In place of `extractall` where it cannot be made safe."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    raise EnvironmentFault(
+        f"{tar.name}: not unpacked: Python {version} writes the members of a tar wherever their names point. Use "
+        "Python 3.11.4 or newer, or unpack the set yourself and name its folder in run.mirror in params.yaml."
     )
 
 
