@@ -234,11 +234,25 @@ def test_a_conflicted_lock_is_said_and_the_cache_is_checked(project: Path) -> No
     assert "is cut off at once: it is empty" in corrupt
 
 
-def test_a_corrupt_note_of_running_commands_is_said(project: Path) -> None:
-    Path(".dvc/tmp/rwlock").write_text('{"wri', "utf-8")
+@pytest.mark.parametrize("note", ['{"wri', "[]", '{"write": 3}', '{"read": {"a": [{"pid": "x"}]}}', '{"b": 1}'])
+def test_a_corrupt_note_of_running_commands_is_said(project: Path, note: str) -> None:
+    Path(".dvc/tmp/rwlock").write_text(note, "utf-8")
     (found,) = list_findings(check_project(quarantine=True))
     assert found.startswith(".dvc/tmp/rwlock: cannot be read (")
     assert found.endswith(", which stops every DVC command; if no DVC command runs here, delete it")
+
+
+def test_a_note_of_running_commands_that_is_a_folder_is_said(project: Path) -> None:
+    Path(".dvc/tmp/rwlock").unlink(missing_ok=True)
+    Path(".dvc/tmp/rwlock").mkdir()
+    (found,) = list_findings(check_project(quarantine=True))
+    assert found.startswith(".dvc/tmp/rwlock: cannot be read (Is a directory), which stops every DVC command; ")
+
+
+def test_a_note_of_a_command_that_runs_is_none(project: Path) -> None:
+    note = {"write": {"a": {"pid": 1, "cmd": "dvc repro"}}, "read": {"b": [{"pid": 1, "cmd": "dvc repro"}]}}
+    Path(".dvc/tmp/rwlock").write_text(json.dumps(note), "utf-8")
+    assert check_project(quarantine=True).findings == []
 
 
 def test_whole_caches_have_no_gaps(project: Path) -> None:
@@ -316,4 +330,28 @@ def test_a_cache_whose_disk_is_full_is_noticed_although_dvc_exits_with_0(
 def test_a_folder_without_a_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^fsck: there is no DVC project here; run it in the folder that holds dvc"):
+        check_project(quarantine=True)
+
+
+@pytest.mark.parametrize("check", [lambda: check_project(quarantine=True), find_gaps])
+def test_a_folder_inside_the_project_is_refused_and_left_as_it_is(
+    project: Path, monkeypatch: pytest.MonkeyPatch, check: Callable[[], object]
+) -> None:
+    """A folder .dvc in it would make a project of it."""
+    overwrite(find_object("table.csv"), b"")
+    monkeypatch.chdir("images")
+    with pytest.raises(InputError) as raised:
+        check()
+    assert str(raised.value) == f"fsck: this folder is inside the DVC project {project}; run it there: `cd {project}`."
+    assert sorted(path.name for path in Path().iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_conflicted_config_is_said(project: Path) -> None:
+    config = Path(".dvc/config")
+    config.write_text("<<<<<<< HEAD\n" + config.read_text("utf-8"), "utf-8")
+    with pytest.raises(
+        InputError,
+        match=r"^fsck: DVC cannot open the project: .*<<<<<<< HEAD.*; mend \.dvc/config \(take either side of a "
+        r"conflict, or `git checkout \.dvc/config`\) and \.dvc/config\.local\.$",
+    ):
         check_project(quarantine=True)

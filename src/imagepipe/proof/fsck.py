@@ -5,6 +5,7 @@ DVC believes every object in its cache that is read-only: it checks it out and p
 
 import hashlib
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +81,7 @@ def check_project(quarantine: bool) -> Checked:
     """Rehash the cache and the workspace of the DVC project in the present folder.
 
     With `quarantine`, what is corrupt in the cache is moved to QUARANTINE, so that DVC knows that it lacks it. Raises
-    InputError where there is no DVC project.
+    InputError as `open_project` does.
     """
     project, findings = open_project()
     objects = list_objects(project.cache)
@@ -114,7 +115,7 @@ def find_gaps() -> tuple[int, list[Finding]]:
     """What DVC's cache lacks of what the outputs need, rehashing no more than that; and how many objects they need.
 
     Where the cache's disk is full, `dvc repro` says so in passing, exits with 0 and writes a lock that points to
-    objects that are not there. Raises InputError where there is no DVC project.
+    objects that are not there. Raises InputError as `open_project` does.
     """
     project, findings = open_project()
     folders = [output.md5 for output in project.outputs if output.cached and output.md5.endswith(FOLDER)]
@@ -139,7 +140,8 @@ def locate(cache: Path, name: str) -> Path:
 def open_project() -> tuple[Project, list[Finding]]:
     """The DVC project of the present folder, and what is wrong with its own files.
 
-    Where `dvc.lock` cannot be read, nothing is known of outputs; the cache can be checked all the same.
+    Where `dvc.lock` cannot be read, nothing is known of outputs; the cache can be checked all the same. Raises
+    InputError where there is no DVC project, where DVC cannot open it, and in a folder inside it.
     """
     # DVC takes a second to import, and the other commands do without it.
     from dvc.exceptions import DvcException, NotDvcRepoError
@@ -151,6 +153,16 @@ def open_project() -> tuple[Project, list[Finding]]:
         raise InputError(
             "fsck: there is no DVC project here; run it in the folder that holds dvc.yaml and .dvc."
         ) from error
+    except DvcException as error:
+        raise InputError(
+            f"fsck: DVC cannot open the project: {' '.join(str(error).split())}; mend .dvc/config (take either side of "
+            "a conflict, or `git checkout .dvc/config`) and .dvc/config.local."
+        ) from error
+    root = Path(str(repo.root_dir))
+    if not root.samefile(Path()):
+        raise InputError(
+            f"fsck: this folder is inside the DVC project {root}; run it there: `cd {shlex.quote(str(root))}`."
+        )
     findings = check_running()
     try:
         outputs = list(list_outputs(repo))
@@ -191,14 +203,24 @@ def shorten(path: Path) -> Path:
 
 def check_running() -> list[Finding]:
     """Whether DVC can read the file in which its running commands note what they use."""
+    from dvc.rwlock import SCHEMA
+    from voluptuous import Invalid
+
     try:
-        json.loads(RUNNING.read_bytes())
+        SCHEMA(json.loads(RUNNING.read_bytes()))
     except FileNotFoundError:
         return []
-    except ValueError as error:
-        remedy = "if no DVC command runs here, delete it"
-        return [Finding(RUNNING, f"cannot be read ({error}), which stops every DVC command", remedy)]
+    except OSError as error:
+        return [describe_running(str(error.strerror))]
+    except (ValueError, Invalid) as error:
+        return [describe_running(str(error))]
     return []
+
+
+def describe_running(reason: str) -> Finding:
+    """What is the matter with the file of running commands."""
+    remedy = "if no DVC command runs here, delete it"
+    return Finding(RUNNING, f"cannot be read ({reason}), which stops every DVC command", remedy)
 
 
 def list_objects(cache: Path) -> dict[str, Path]:
