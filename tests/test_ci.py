@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from dvc.utils.serialize import modify_yaml
 
+from tests.conftest import GIT_NAME
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = {".github/workflows/pipeline.yml": ["vendor.github-workflows"], ".gitlab-ci.yml": ["vendor.gitlab-ci"]}
 
@@ -85,6 +87,55 @@ def test_the_gate_names_what_was_changed_without_a_run(clone: Path, run_in: Run)
         "  fetch: changed command",
         "  train: changed deps: params.yaml: train modified",
     ]
+
+
+def list_lost(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What the gate says is not here; other lines are of code that was changed since the last run."""
+    lines = done.stdout.splitlines()
+    heads = [number for number, line in enumerate(lines) if line.startswith("gate: not here")]
+    return lines[heads[0] :] if heads else []
+
+
+@pytest.mark.slow
+def test_the_gate_names_what_only_git_keeps_and_is_not_here(
+    tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
+) -> None:
+    """Before and after the commit; outputs that no clone has are no finding, nor a source that Git ignores."""
+    folder = copy_project(tmp_path)
+    assert list_lost(run_script(run_in, folder, "gate")) == []
+    gone = ("data/source/README.md", "data/classes/all.csv", "reports/balance/balance.json")
+    assert run_in(folder, "git", "rm", "-q", *gone).returncode == 0
+    done = run_script(run_in, folder, "gate")
+    assert done.returncode == 1
+    lost = list_lost(done)
+    assert lost[0] == "gate: not here, and only Git keeps it (4); bring it back and commit it:"
+    assert sorted(lost[1:]) == [
+        "  balance: changed outs: reports/balance/balance.json deleted",
+        "  fetch: changed deps: data/classes/all.csv deleted",
+        "  fetch: changed deps: data/source deleted",
+        "  split: changed deps: data/source deleted",
+    ]
+    assert run_in(folder, "git", *GIT_NAME, "commit", "-qm", "gone").returncode == 0
+    assert list_lost(run_script(run_in, folder, "gate")) == lost
+    ignored = folder / ".gitignore"
+    ignored.write_text(ignored.read_text("utf-8") + "/data/source/\n", "utf-8")
+    assert list_lost(run_script(run_in, folder, "gate"))[1:] == [
+        line for line in lost[1:] if not line.endswith("data/source deleted")
+    ]
+
+
+@pytest.mark.slow
+def test_the_gate_does_not_ask_for_a_source_that_git_never_had(
+    tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
+) -> None:
+    folder = copy_project(tmp_path)
+    with modify_yaml(folder / "params.yaml") as params:
+        params["fetch"] |= {"path": "data/pets", "classes": "data/classes/pets.csv"}
+    lock = folder / "dvc.lock"
+    text = lock.read_text("utf-8").replace("path: data/source\n", "path: data/pets\n")
+    lock.write_text(text.replace("path: data/classes/all.csv\n", "path: data/classes/pets.csv\n"), "utf-8")
+    done = run_script(run_in, folder, "gate")
+    assert list_lost(done)[1:] == ["  fetch: changed deps: data/classes/pets.csv deleted"]
 
 
 @pytest.mark.slow
