@@ -156,6 +156,7 @@ def test_a_clone_gets_everything_from_the_remote_and_runs_nothing(clone: Path, r
     done = run_script(run_in, clone, "reproduce")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Running stage" not in done.stdout
+    assert done.stdout.endswith("all are in DVC's cache\n")
     assert (clone / "reports/report.html").is_file()
     summary = run_script(run_in, clone, "summary", "HEAD").stdout
     assert summary.startswith(
@@ -176,6 +177,28 @@ def test_without_a_remote_the_pipeline_runs(tmp_path: Path, copy_project: Callab
     assert "| params.yaml | train.epochs | 30" in summary
     assert "| reports/train/metrics.json" in summary
     assert "neither in DVC's cache here nor in its remote" in summary
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="scripts of a POSIX shell")
+@pytest.mark.parametrize(
+    ("run", "checked", "code", "said"),
+    [
+        (0, 0, 0, "dvc repro\nimagepipe fsck --quick\n"),
+        (0, 1, 1, "dvc repro\nimagepipe fsck --quick\n"),
+        (3, 0, 3, "dvc repro\n"),
+    ],
+)
+def test_a_run_ends_with_the_question_whether_the_cache_has_all(
+    run: int, checked: int, code: int, said: str, root: Path, tmp_path: Path
+) -> None:
+    """With a full disk, DVC exits with 0."""
+    for name, ends in (("dvc", run), ("imagepipe", checked)):
+        body = f'[ "$1" = remote ] && exit\necho "${{0##*/}} $*"\nexit {ends}\n'
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}", "utf-8")
+        (tmp_path / name).chmod(0o755)
+    command = [sys.executable, root / ".ci/reproduce.py"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, said, "")
 
 
 def test_each_file_of_proofs_has_its_row_and_its_minutes(root: Path) -> None:
