@@ -252,8 +252,8 @@ def test_a_folder_of_the_cache_that_cannot_be_listed_hides_its_objects(
     fail_to_read(monkeypatch, image)
     assert sorted(list_findings(check_project(quarantine=True))) == sorted(
         [
-            f"{table.parent}: cannot be read: Permission denied; {MEND}",
-            f"{image.parent}: cannot be read: Permission denied; {MEND}",
+            f"{table.parent}: cannot be read: Permission denied; mend its permissions or its disk",
+            f"{image.parent}: cannot be read: Permission denied; mend its permissions or its disk",
             f"{image} (for images/b.png): cannot be read: Input/output error; {MEND}; the workspace still has it: "
             "`dvc commit --force images`",
         ]

@@ -28,7 +28,7 @@ RUNNING = Path(".dvc/tmp/rwlock")
 QUARANTINE = Path(".dvc/tmp/quarantine")
 UNCOUNTED = ["size", "nfiles"]  # what DVC leaves out of the hash by which it calls an entry of the run-cache
 SHOWN = 3  # workspace paths that are named for one object
-MEND = "mend its permissions or its disk, or else delete it"  # for what cannot be read
+MEND = "mend its permissions or its disk"  # what cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +388,7 @@ def find_way_back(project: Project, output: Output, sound: Mapping[str, bool]) -
 
 def describe_unreadable(path: Path, content: Content, remedy: str, concerned: tuple[str, ...] = ()) -> Finding:
     """A file that is there and cannot be read; `remedy` is for one that cannot be mended."""
-    return Finding(path, f"cannot be read: {content.reason}", f"{MEND}; {remedy}", concerned)
+    return Finding(path, f"cannot be read: {content.reason}", f"{MEND}, or else delete it; {remedy}", concerned)
 
 
 def describe_damage(path: Path, output: Output | None) -> str:
