@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from dvc.utils.serialize import modify_yaml, parse_yaml
 
+from tests.conftest import GIT_NAME
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = {".github/workflows/pipeline.yml": ["vendor.github-workflows"], ".gitlab-ci.yml": ["vendor.gitlab-ci"]}
 
@@ -145,6 +147,55 @@ def test_the_gate_names_what_was_changed_without_a_run(clone: Path, run_in: Run)
     ]
 
 
+def list_lost(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What the gate says is not here; other lines are of code that was changed since the last run."""
+    lines = done.stdout.splitlines()
+    heads = [number for number, line in enumerate(lines) if line.startswith("gate: not here")]
+    return lines[heads[0] :] if heads else []
+
+
+@pytest.mark.slow
+def test_the_gate_names_what_only_git_keeps_and_is_not_here(
+    tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
+) -> None:
+    """Before and after the commit; outputs that no clone has are no finding, nor a source that Git ignores."""
+    folder = copy_project(tmp_path)
+    assert list_lost(run_script(run_in, folder, "gate")) == []
+    gone = ("data/source/README.md", "data/classes/all.csv", "reports/balance/balance.json")
+    assert run_in(folder, "git", "rm", "-q", *gone).returncode == 0
+    done = run_script(run_in, folder, "gate")
+    assert done.returncode == 1
+    lost = list_lost(done)
+    assert lost[0] == "gate: not here, and only Git keeps it (4); bring it back and commit it:"
+    assert sorted(lost[1:]) == [
+        "  balance: changed outs: reports/balance/balance.json deleted",
+        "  fetch: changed deps: data/classes/all.csv deleted",
+        "  fetch: changed deps: data/source deleted",
+        "  split: changed deps: data/source deleted",
+    ]
+    assert run_in(folder, "git", *GIT_NAME, "commit", "-qm", "gone").returncode == 0
+    assert list_lost(run_script(run_in, folder, "gate")) == lost
+    ignored = folder / ".gitignore"
+    ignored.write_text(ignored.read_text("utf-8") + "/data/source/\n", "utf-8")
+    assert list_lost(run_script(run_in, folder, "gate"))[1:] == [
+        line for line in lost[1:] if not line.endswith("data/source deleted")
+    ]
+
+
+@pytest.mark.slow
+def test_the_gate_does_not_ask_for_a_source_that_git_never_had(
+    tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
+) -> None:
+    folder = copy_project(tmp_path)
+    with modify_yaml(folder / "params.yaml") as params:
+        params["fetch"] |= {"path": "data/pets", "classes": "data/classes/pets.csv"}
+    lock = folder / "dvc.lock"
+    text = lock.read_text("utf-8").replace("path: data/source\n", "path: data/pets\n")
+    lock.write_text(text.replace("path: data/classes/all.csv\n", "path: data/classes/pets.csv\n"), "utf-8")
+    done = run_script(run_in, folder, "gate")
+    assert list_lost(done)[1:] == ["  fetch: changed deps: data/classes/pets.csv deleted"]
+
+
 @pytest.mark.slow
 def test_the_gate_names_what_nobody_has_pushed(clone: Path, run_in: Run, tmp_path: Path) -> None:
     assert run_script(run_in, clone, "gate").returncode == 0
@@ -163,6 +214,7 @@ def test_a_clone_gets_everything_from_the_remote_and_runs_nothing(clone: Path, r
     done = run_script(run_in, clone, "reproduce")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Running stage" not in done.stdout
+    assert done.stdout.endswith("all are in DVC's cache\n")
     assert (clone / "reports/report.html").is_file()
     summary = run_script(run_in, clone, "summary", "HEAD").stdout
     assert summary.startswith(
@@ -183,6 +235,28 @@ def test_without_a_remote_the_pipeline_runs(tmp_path: Path, copy_project: Callab
     assert "| params.yaml | train.epochs | 30" in summary
     assert "| reports/train/metrics.json" in summary
     assert "neither in DVC's cache here nor in its remote" in summary
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="scripts of a POSIX shell")
+@pytest.mark.parametrize(
+    ("run", "checked", "code", "said"),
+    [
+        (0, 0, 0, "dvc repro\nimagepipe fsck --quick\n"),
+        (0, 1, 1, "dvc repro\nimagepipe fsck --quick\n"),
+        (3, 0, 3, "dvc repro\n"),
+    ],
+)
+def test_a_run_ends_with_the_question_whether_the_cache_has_all(
+    run: int, checked: int, code: int, said: str, root: Path, tmp_path: Path
+) -> None:
+    """With a full disk, DVC exits with 0."""
+    for name, ends in (("dvc", run), ("imagepipe", checked)):
+        body = f'[ "$1" = remote ] && exit\necho "${{0##*/}} $*"\nexit {ends}\n'
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}", "utf-8")
+        (tmp_path / name).chmod(0o755)
+    command = [sys.executable, root / ".ci/reproduce.py"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, said, "")
 
 
 def test_each_file_of_proofs_has_its_row_and_its_minutes(root: Path) -> None:

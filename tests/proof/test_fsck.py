@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -8,8 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from imagepipe.cli import app
 from imagepipe.core.errors import InputError
+from imagepipe.core.hashes import hash_file
+from imagepipe.proof import fsck
 from imagepipe.proof.fsck import QUARANTINE, Checked, check_project, find_gaps
 
 STAGES = """\
@@ -77,6 +82,23 @@ def overwrite(path: Path, data: bytes) -> None:
     path.chmod(mode)
 
 
+def find_member(name: str) -> Path:
+    """The object of an image in the cache."""
+    listed = {entry["relpath"]: entry["md5"] for entry in json.loads(find_object("images").read_bytes())}
+    return Path(".dvc/cache/files/md5") / listed[name][:2] / listed[name][2:]
+
+
+def fail_to_read(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
+    """Let a bad disk hold these files."""
+
+    def hash_readable(path: Path, algorithm: str) -> str:
+        if path in paths:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return hash_file(path, algorithm)
+
+    monkeypatch.setattr(fsck, "hash_file", hash_readable)
+
+
 def list_findings(checked: Checked) -> list[str]:
     return [str(finding) for finding in checked.findings]
 
@@ -135,6 +157,148 @@ def test_what_was_moved_away_before_is_kept(project: Path) -> None:
     assert sorted(path.read_bytes() for path in QUARANTINE.iterdir()) == [b"", b"x"]
 
 
+def test_what_is_corrupt_is_moved_from_a_cache_on_another_disk(
+    project: Path, mount_disk: Callable[[str], Path]
+) -> None:
+    disk = mount_disk("size=1m")
+    shutil.copytree(".dvc/cache", disk, dirs_exist_ok=True)
+    Path(".dvc/config.local").write_text(f"[cache]\n    dir = {disk}\n", "utf-8")
+    place = disk / find_object("table.csv").relative_to(".dvc/cache")
+    overwrite(place, b"x\n2\n")
+    (found,) = list_findings(check_project(quarantine=True))
+    moved = QUARANTINE / (place.parent.name + place.name)
+    assert f"is corrupt: its content has another hash, moved to {moved}; " in found
+    assert moved.read_bytes() == b"x\n2\n"
+    assert not place.exists()
+
+
+def test_what_cannot_be_moved_away_is_said_and_stays_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a shared cache in which one may only read: a copy is made, and the object cannot be removed."""
+
+    def move_in_vain(source: Path, target: Path) -> None:
+        shutil.copyfile(source, target)
+        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+
+    monkeypatch.setattr(fsck.shutil, "move", move_in_vain)
+    place = find_object("table.csv")
+    (entry,) = Path(".dvc/cache/runs").glob("*/*/*")
+    overwrite(place, b"")
+    overwrite(entry, b"{")
+    corrupt, run_entry = list_findings(check_project(quarantine=True))
+    assert corrupt == (
+        f"{place} (for table.csv): is cut off after 0 of 4 bytes, could not be moved away: Permission denied; delete "
+        "it, since DVC may believe it; the workspace still has it: `dvc commit --force table.csv`"
+    )
+    assert run_entry == (
+        f"{entry}: is corrupt, and might bring outputs that no run made, could not be moved away: Permission denied; "
+        "delete it, since DVC may believe it; nothing needs it; the next `dvc repro` of that stage writes it anew"
+    )
+    assert place.exists()
+    assert entry.exists()
+    assert list(QUARANTINE.iterdir()) == []
+
+
+MEND = "mend its permissions or its disk, or else delete it"
+
+
+def test_an_object_that_cannot_be_read_is_not_called_corrupt_and_stays(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, image = find_object("table.csv"), find_member("b.png")
+    stray = Path(".dvc/cache/files/md5/00") / ("0" * 30)
+    stray.parent.mkdir()
+    stray.touch()
+    fail_to_read(monkeypatch, table, image, stray)
+    trouble = f"cannot be read: Input/output error; {MEND}; "
+    assert sorted(list_findings(check_project(quarantine=True))) == sorted(
+        [
+            f"{image} (for images/b.png): {trouble}the workspace still has it: `dvc commit --force images`",
+            f"{stray}: {trouble}nothing in this commit needs it: `dvc gc --workspace` forgets such objects, "
+            "`dvc pull -A` brings them back",
+            f"{table} (for table.csv): {trouble}the workspace still has it: `dvc commit --force table.csv`",
+        ]
+    )
+    assert all(path.exists() for path in (table, image, stray))
+    assert not QUARANTINE.exists()
+
+
+def test_an_entry_of_the_run_cache_that_cannot_be_read_stays(project: Path) -> None:
+    (entry,) = Path(".dvc/cache/runs").glob("*/*/*")
+    entry.unlink()
+    entry.mkdir()
+    (found,) = list_findings(check_project(quarantine=True))
+    assert found == (
+        f"{entry}: cannot be read: Is a directory; {MEND}; nothing needs it; the next `dvc repro` of that stage writes "
+        "it anew"
+    )
+    assert entry.is_dir()
+
+
+def test_a_folder_of_the_cache_that_cannot_be_listed_hides_its_objects(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of them can be read all the same, others cannot; none is called missing."""
+    table, image = find_object("table.csv"), find_member("b.png")
+    walk = os.walk
+
+    def walk_in_part(top: Path, onerror: Callable[[OSError], None] | None = None, **others: bool) -> object:
+        for place, folders, files in walk(top, **others):
+            if onerror and Path(place) in (table.parent, image.parent):
+                onerror(PermissionError(errno.EACCES, "Permission denied", place))
+            else:
+                yield place, folders, files
+
+    monkeypatch.setattr(fsck.os, "walk", walk_in_part)
+    fail_to_read(monkeypatch, image)
+    assert sorted(list_findings(check_project(quarantine=True))) == sorted(
+        [
+            f"{table.parent}: cannot be read: Permission denied; mend its permissions or its disk",
+            f"{image.parent}: cannot be read: Permission denied; mend its permissions or its disk",
+            f"{image} (for images/b.png): cannot be read: Input/output error; {MEND}; the workspace still has it: "
+            "`dvc commit --force images`",
+        ]
+    )
+
+
+def test_outputs_that_cannot_be_read_are_not_called_edited(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_to_read(monkeypatch, Path("table.csv"), Path("images/a.png"))
+    trouble = f"cannot be read: Input/output error; {MEND}; "
+    assert sorted(list_findings(check_project(quarantine=True))) == [
+        f"images/a.png: {trouble}`dvc checkout --force images`",
+        f"table.csv: {trouble}`dvc checkout --force table.csv`",
+    ]
+    overwrite(Path("images/b.png"), b"z")
+    assert sorted(list_findings(check_project(quarantine=True)))[0] == (
+        "images (for images/b.png): is not what was made: edited, or damaged; `dvc checkout --force images`"
+    )
+
+
+def test_gaps_are_not_what_cannot_be_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = find_object("images")
+    fail_to_read(monkeypatch, place)
+    needed, findings = find_gaps()
+    assert needed == 2
+    assert list(map(str, findings)) == [
+        f"{place} (for images): cannot be read: Input/output error; {MEND}; the workspace still has it: `dvc commit "
+        "--force images`"
+    ]
+
+
+def test_a_checkout_is_proposed_only_where_the_cache_has_every_file(project: Path) -> None:
+    """DVC would fail on what is missing, and bring back what is corrupt."""
+    overwrite(find_member("b.png"), b"c" * 10)
+    Path("images/b.png").unlink()
+    corrupt, changed = list_findings(check_project(quarantine=True))
+    assert corrupt.endswith("; make it again: `dvc repro`")
+    assert changed == (
+        "images (for images/b.png): is not what was made: edited, or damaged; make it again: `dvc repro`"
+    )
+    missing, _ = list_findings(check_project(quarantine=True))
+    assert "(for images/b.png): is not there; make it again" in missing
+    run(project, "dvc", "repro", "-q")
+    assert check_project(quarantine=True).findings == []
+
+
 def test_an_empty_object_is_called_so(project: Path) -> None:
     folder = find_object("images")
     overwrite(folder, b"")
@@ -146,8 +310,7 @@ def test_an_empty_object_is_called_so(project: Path) -> None:
 
 
 def test_a_file_of_a_folder_is_named(project: Path) -> None:
-    listed = {entry["relpath"]: entry["md5"] for entry in json.loads(find_object("images").read_bytes())}
-    place = Path(".dvc/cache/files/md5") / listed["b.png"][:2] / listed["b.png"][2:]
+    place = find_member("b.png")
     overwrite(place, b"c" * 10)
     (found,) = list_findings(check_project(quarantine=False))
     assert found.startswith(f"{place} (for images/b.png): is corrupt")
@@ -202,14 +365,20 @@ def test_what_a_killed_command_left_is_no_object(project: Path) -> None:
     assert check_project(quarantine=True).findings == []
 
 
-def edit_hash(text: str) -> str:
-    return text.replace("md5: ", "md5: 0", 1)
+SPOILT = {
+    "a hash": lambda text: text.replace("md5: ", "md5: 0", 1),
+    "no YAML": lambda _: "{",
+    "a list": lambda _: "- 1",
+    "a date": lambda _: "cmd: 2020-01-01",
+    "no date": lambda _: "cmd: 2020-99-99",
+    "no text": lambda _: "\udcff",
+}
 
 
-@pytest.mark.parametrize("spoil", [edit_hash, lambda _: "{", lambda _: "- 1"], ids=["a hash", "no YAML", "a list"])
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_a_corrupt_entry_of_the_run_cache_is_moved_away(project: Path, spoil: Callable[[str], str]) -> None:
     (entry,) = Path(".dvc/cache/runs").glob("*/*/*")
-    overwrite(entry, spoil(entry.read_text("utf-8")).encode())
+    overwrite(entry, spoil(entry.read_text("utf-8")).encode("utf-8", "surrogateescape"))
     (found,) = list_findings(check_project(quarantine=True))
     assert found.startswith(f"{entry}: is corrupt, and might bring outputs that no run made, moved to {QUARANTINE}/")
     assert found.endswith("; nothing needs it; the next `dvc repro` of that stage writes it anew")
@@ -234,11 +403,25 @@ def test_a_conflicted_lock_is_said_and_the_cache_is_checked(project: Path) -> No
     assert "is cut off at once: it is empty" in corrupt
 
 
-def test_a_corrupt_note_of_running_commands_is_said(project: Path) -> None:
-    Path(".dvc/tmp/rwlock").write_text('{"wri', "utf-8")
+@pytest.mark.parametrize("note", ['{"wri', "[]", '{"write": 3}', '{"read": {"a": [{"pid": "x"}]}}', '{"b": 1}'])
+def test_a_corrupt_note_of_running_commands_is_said(project: Path, note: str) -> None:
+    Path(".dvc/tmp/rwlock").write_text(note, "utf-8")
     (found,) = list_findings(check_project(quarantine=True))
     assert found.startswith(".dvc/tmp/rwlock: cannot be read (")
     assert found.endswith(", which stops every DVC command; if no DVC command runs here, delete it")
+
+
+def test_a_note_of_running_commands_that_is_a_folder_is_said(project: Path) -> None:
+    Path(".dvc/tmp/rwlock").unlink(missing_ok=True)
+    Path(".dvc/tmp/rwlock").mkdir()
+    (found,) = list_findings(check_project(quarantine=True))
+    assert found.startswith(".dvc/tmp/rwlock: cannot be read (Is a directory), which stops every DVC command; ")
+
+
+def test_a_note_of_a_command_that_runs_is_none(project: Path) -> None:
+    note = {"write": {"a": {"pid": 1, "cmd": "dvc repro"}}, "read": {"b": [{"pid": 1, "cmd": "dvc repro"}]}}
+    Path(".dvc/tmp/rwlock").write_text(json.dumps(note), "utf-8")
+    assert check_project(quarantine=True).findings == []
 
 
 def test_whole_caches_have_no_gaps(project: Path) -> None:
@@ -249,8 +432,7 @@ def test_whole_caches_have_no_gaps(project: Path) -> None:
 
 
 def test_gaps_are_named_with_what_fills_them(project: Path) -> None:
-    listed = {entry["relpath"]: entry["md5"] for entry in json.loads(find_object("images").read_bytes())}
-    (Path(".dvc/cache/files/md5") / listed["b.png"][:2] / listed["b.png"][2:]).unlink()
+    find_member("b.png").unlink()
     find_object("table.csv").unlink()
     Path("table.csv").unlink()
     needed, findings = find_gaps()
@@ -317,3 +499,40 @@ def test_a_folder_without_a_project_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^fsck: there is no DVC project here; run it in the folder that holds dvc"):
         check_project(quarantine=True)
+
+
+@pytest.mark.parametrize("check", [lambda: check_project(quarantine=True), find_gaps])
+def test_a_folder_inside_the_project_is_refused_and_left_as_it_is(
+    project: Path, monkeypatch: pytest.MonkeyPatch, check: Callable[[], object]
+) -> None:
+    """A folder .dvc in it would make a project of it."""
+    overwrite(find_object("table.csv"), b"")
+    monkeypatch.chdir("images")
+    with pytest.raises(InputError) as raised:
+        check()
+    assert str(raised.value) == f"fsck: this folder is inside the DVC project {project}; run it there: `cd {project}`."
+    assert sorted(path.name for path in Path().iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_conflicted_config_is_said(project: Path) -> None:
+    config = Path(".dvc/config")
+    config.write_text("<<<<<<< HEAD\n" + config.read_text("utf-8"), "utf-8")
+    with pytest.raises(
+        InputError,
+        match=r"^fsck: DVC cannot open the project: .*<<<<<<< HEAD.*; mend \.dvc/config \(take either side of a "
+        r"conflict, or `git checkout \.dvc/config`\) and \.dvc/config\.local\.$",
+    ):
+        check_project(quarantine=True)
+
+
+def test_the_command_ends_with_the_sum_and_says_by_its_exit_code_whether_all_is_sound(project: Path) -> None:
+    done = CliRunner().invoke(app, ["fsck"])
+    assert (done.exit_code, done.stdout) == (0, "fsck: 5 objects, 1 runs, 3 outputs rehashed; all as they were made\n")
+    quick = CliRunner().invoke(app, ["fsck", "--quick"])
+    assert (quick.exit_code, quick.stdout) == (0, "fsck: 4 objects needed; all are in DVC's cache\n")
+    overwrite(find_object("table.csv"), b"")
+    done = CliRunner().invoke(app, ["fsck"])
+    assert done.exit_code == 1
+    found, summed = done.stdout.splitlines()
+    assert "(for table.csv): is cut off after 0 of 4 bytes, moved to" in found
+    assert summed == "fsck: 5 objects, 1 runs, 3 outputs rehashed; findings: 1"

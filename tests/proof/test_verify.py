@@ -99,31 +99,138 @@ def test_a_lock_without_stages_is_refused(tmp_path: Path) -> None:
         read_stages(tmp_path / "dvc.lock")
 
 
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"outs": [{"path": "a", "hash": "md5"}]}, "split: outs: a"),
+        ({"deps": [{"path": "a", "md5": 7}]}, "split: deps: a"),
+        ({"deps": [{"md5": "1"}]}, "split: deps: {'md5': '1'}"),
+        ({"outs": ["a"]}, "split: outs: a"),
+        ({"outs": "a"}, "split: outs: a"),
+        ([], "split"),
+    ],
+)
+def test_a_lock_without_a_hash_is_refused(tmp_path: Path, entry: object, named: str) -> None:
+    dump_yaml(tmp_path / "dvc.lock", {"stages": {"fetch": make_entry({"b": "1"}, {"c": "2"}), "split": entry}})
+    with pytest.raises(InputError) as raised:
+        read_stages(tmp_path / "dvc.lock")
+    assert str(raised.value) == (
+        f"dvc.lock: has no path or no md5 where it should have both (1):\n  {named}\nRun `dvc repro` and commit it."
+    )
+
+
 def make_params(folder: Path, path: str, **run: Any) -> None:
     folder.mkdir(exist_ok=True)
-    values = {"fetch": {"path": path}, "run": make_run(**run).model_dump()}
+    values = {"fetch": {"path": path, "classes": "data/classes/pets.csv"}, "run": make_run(**run).model_dump()}
     dump_yaml(folder / "params.yaml", values)
 
 
-def test_what_git_does_not_have_is_brought_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, clone = tmp_path / "here", tmp_path / "clone"
-    for folder in (here, clone):
-        make_params(folder, "data/pets")
-    (here / "data/pets/cat").mkdir(parents=True)
-    (here / "data/pets/cat/1.png").write_bytes(b"x")
-    monkeypatch.chdir(here)
-    bring_source(clone)
-    assert (clone / "data/pets/cat/1.png").read_bytes() == b"x"
+def write_files(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
 
 
-def test_an_archive_is_brought_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, clone = tmp_path / "here", tmp_path / "clone"
-    for folder in (here, clone):
-        make_params(folder, "pets.zip")
-    (here / "pets.zip").write_bytes(b"PK")
-    monkeypatch.chdir(here)
-    bring_source(clone)
-    assert (clone / "pets.zip").read_bytes() == b"PK"
+@pytest.fixture
+def bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`bring("data/pets", tracked={…}, untracked={…}, cloned={…})`: the clone, once the source is brought there."""
+
+    def prepare(path: str, tracked: dict[str, str], untracked: dict[str, str], cloned: dict[str, str]) -> Path:
+        here, clone = tmp_path / "here", tmp_path / "clone"
+        for folder in (here, clone):
+            make_params(folder, path)
+        write_files(here, **tracked)
+        make_repository(here)
+        write_files(here, **untracked)
+        write_files(clone, **cloned)
+        monkeypatch.chdir(here)
+        bring_source(clone)
+        return clone
+
+    return prepare
+
+
+def read_files(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "params.yaml"]
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in files}
+
+
+def test_what_git_does_not_have_is_brought_along(bring: Callable[..., Path]) -> None:
+    images = {"data/pets/cat/1.png": "x", "data/classes/pets.csv": "class,as\n"}
+    assert read_files(bring("data/pets", {}, {**images, "data/dogs/1.png": "y"}, {})) == images
+
+
+def test_an_archive_is_brought_along(bring: Callable[..., Path]) -> None:
+    assert read_files(bring("pets.zip", {}, {"pets.zip": "PK"}, {})) == {"pets.zip": "PK"}
+
+
+def test_what_git_has_in_part_is_filled_up_file_by_file(bring: Callable[..., Path]) -> None:
+    """The clone keeps what its commit has, and does not get what Git has here in another commit."""
+    tracked = {"data/pets/README.md": "edited since", "data/pets/dog/later.png": "z", "data/classes/pets.csv": "later"}
+    clone = bring("data/pets", tracked, {"data/pets/cat/1.png": "x"}, {"data/pets/README.md": "pets"})
+    assert read_files(clone) == {"data/pets/README.md": "pets", "data/pets/cat/1.png": "x"}
+
+
+def test_a_class_without_images_is_brought_along(bring: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "here/data/pets/bird").mkdir(parents=True)
+    clone = bring("data/pets", {}, {"data/pets/cat/1.png": "x"}, {})
+    assert sorted(path.name for path in (clone / "data/pets").iterdir()) == ["bird", "cat"]
+
+
+def test_a_folder_where_the_commit_has_a_file_is_not_brought(bring: Callable[..., Path]) -> None:
+    assert read_files(bring("pets", {}, {"pets/cat/1.png": "x"}, {"pets": "PK"})) == {"pets": "PK"}
+
+
+def test_links_are_brought_as_what_they_lead_to(bring: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "here/data/pets").mkdir(parents=True)
+    (tmp_path / "here/data/pets/1.png").symlink_to("../../../elsewhere.png")
+    (tmp_path / "here/data/pets/2.png").symlink_to("nowhere.png")
+    (tmp_path / "here/.gitignore").write_text("data\n")
+    (tmp_path / "elsewhere.png").write_text("x")
+    clone = bring("data/pets", {}, {}, {})
+    assert read_files(clone / "data") == {"pets/1.png": "x"}
+    assert (clone / "data/pets/2.png").readlink() == Path("nowhere.png")
+
+
+@pytest.mark.parametrize("path", [".", "../outside", "{place}/outside"])
+def test_nothing_is_brought_from_outside(bring: Callable[..., Path], tmp_path: Path, path: str) -> None:
+    """An absolute path is the same in the clone; fetch itself refuses the others."""
+    write_files(tmp_path, **{"outside/1.png": "x"})
+    assert read_files(bring(path.format(place=tmp_path), {}, {"a": "b"}, {})) == {}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clone", "here", "outside"]
+
+
+@pytest.mark.parametrize(
+    ("fetch", "found"),
+    [
+        (None, "fetch.path: found nothing"),
+        ({}, "fetch.path: found nothing"),
+        ({"path": 7}, "fetch.path: found 7"),
+        ({"path": "/data", "classes": ["a"]}, "fetch.classes: found ['a']"),
+    ],
+)
+def test_parameters_that_lack_what_fetch_reads_are_refused(tmp_path: Path, fetch: object, found: str) -> None:
+    dump_yaml(tmp_path / "params.yaml", {"fetch": fetch})
+    with pytest.raises(InputError) as raised:
+        bring_source(tmp_path)
+    assert str(raised.value) == (
+        f"params.yaml of that commit: {found}; expected the path that fetch reads. Verify a commit whose parameters "
+        "are complete."
+    )
+
+
+def test_a_commit_from_before_the_choice_of_classes_has_none(tmp_path: Path) -> None:
+    dump_yaml(tmp_path / "params.yaml", {"fetch": {"path": "/data"}})
+    bring_source(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_source_is_not_brought_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_params(tmp_path, "data/pets")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EnvironmentFault, match=r"^verify: git failed: fatal: not a git repository"):
+        bring_source(tmp_path)
 
 
 @pytest.mark.parametrize(

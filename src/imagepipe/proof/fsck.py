@@ -5,10 +5,13 @@ DVC believes every object in its cache that is read-only: it checks it out and p
 
 import hashlib
 import json
+import os
+import shlex
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +28,7 @@ RUNNING = Path(".dvc/tmp/rwlock")
 QUARANTINE = Path(".dvc/tmp/quarantine")
 UNCOUNTED = ["size", "nfiles"]  # what DVC leaves out of the hash by which it calls an entry of the run-cache
 SHOWN = 3  # workspace paths that are named for one object
+MEND = "mend its permissions or its disk"  # what cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,14 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """What reading a file gave: its MD5, or the system's reason why it cannot be read; neither where it is absent."""
+
+    md5: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """What DVC says there is; `remote` says that lost objects may be had from elsewhere."""
 
@@ -79,32 +91,45 @@ class Checked:
 def check_project(quarantine: bool) -> Checked:
     """Rehash the cache and the workspace of the DVC project in the present folder.
 
-    With `quarantine`, what is corrupt in the cache is moved to QUARANTINE, so that DVC knows that it lacks it. Raises
-    InputError where there is no DVC project.
+    With `quarantine`, what is corrupt in the cache is moved to QUARANTINE, so that DVC knows that it lacks it; what
+    cannot be read stays, since nobody knows what it holds. Raises InputError as `open_project` does.
     """
     project, findings = open_project()
-    objects = list_objects(project.cache)
+    objects, hidden = list_objects(project.cache)
+    contents: dict[str, Content] = {}
     with open_progress("fsck", len(objects)) as advance, ThreadPoolExecutor() as pool:  # hashing frees the interpreter
-        sound: dict[str, bool] = {}
-        for name, found in zip(objects, pool.map(hash_object, objects.values()), strict=True):
-            sound[name] = name.removesuffix(FOLDER) == found
+        for name, content in zip(objects, pool.map(hash_object, objects.values()), strict=True):
+            if content != Content():  # another command may delete it meanwhile
+                contents[name] = content
             advance(1)
+    sound = {name: content.md5 == name.removesuffix(FOLDER) for name, content in contents.items()}
     wanted = list(list_wanted(project, sound))
     concerned: dict[str, list[str]] = defaultdict(list)
     for name, path, _ in wanted:
         concerned[name].append(path)
     whole = [output for output in project.outputs if is_whole(output, project.cache, sound)]
+    findings += [Finding(path, f"cannot be read: {reason}", MEND) for path, reason in hidden.items()]
     for name in sorted(name for name, good in sound.items() if not good):
         target = next((output for wanted_name, _, output in wanted if wanted_name == name), None)
+        remedy, paths = find_remedy(project, target, whole), tuple(concerned[name])
+        if contents[name].reason:
+            findings.append(describe_unreadable(objects[name], contents[name], remedy, paths))
+            continue
         trouble = describe_damage(objects[name], target if target and target.md5 == name else None)
         if quarantine:
-            trouble += f", moved to {move_away(objects[name])}"
-        findings.append(Finding(objects[name], trouble, find_remedy(project, target, whole), tuple(concerned[name])))
+            trouble, remedy = move_away(objects[name], trouble, remedy)
+        findings.append(Finding(objects[name], trouble, remedy, paths))
     for name, path, output in wanted:
         if name not in sound:
-            place = locate(project.cache, name)
-            findings.append(Finding(place, "is not there", find_remedy(project, output, whole), (path,)))
-    findings += [describe_change(project, output, sound) for output in project.outputs if output not in whole]
+            place, remedy = locate(project.cache, name), find_remedy(project, output, whole)
+            content = hash_object(place)  # a folder of the cache that cannot be listed hides what it holds
+            if content.reason:
+                findings.append(describe_unreadable(place, content, remedy, (path,)))
+            elif not content.md5:
+                findings.append(Finding(place, "is not there", remedy, (path,)))
+    for output in project.outputs:
+        if output not in whole:
+            findings += describe_change(project, output, sound)
     runs = sorted(project.runs.glob("??/*/*"))
     findings += [found for path in runs if (found := check_run(path, quarantine))]
     return Checked(len(objects), len(runs), len(project.outputs), findings)
@@ -114,15 +139,22 @@ def find_gaps() -> tuple[int, list[Finding]]:
     """What DVC's cache lacks of what the outputs need, rehashing no more than that; and how many objects they need.
 
     Where the cache's disk is full, `dvc repro` says so in passing, exits with 0 and writes a lock that points to
-    objects that are not there. Raises InputError where there is no DVC project.
+    objects that are not there. Raises InputError as `open_project` does.
     """
     project, findings = open_project()
     folders = [output.md5 for output in project.outputs if output.cached and output.md5.endswith(FOLDER)]
-    sound = {name: hash_object(locate(project.cache, name)) == name.removesuffix(FOLDER) for name in folders}
+    sound = {name: hash_object(locate(project.cache, name)).md5 == name.removesuffix(FOLDER) for name in folders}
     needed, lacking = set[str](), defaultdict[Output, list[str]](list)
     for name, path, output in list_wanted(project, sound):
         needed.add(name)
-        if not sound.get(name, locate(project.cache, name).is_file()):
+        place = locate(project.cache, name)
+        if sound.get(name, is_file(place)):
+            continue
+        content = hash_object(place)
+        if content.reason:
+            remedy = find_remedy(project, output, [output] if is_whole(output, project.cache, sound) else [])
+            findings.append(describe_unreadable(place, content, remedy, (path,)))
+        else:
             lacking[output].append(path)
     for output, paths in lacking.items():
         whole = [output] if is_whole(output, project.cache, sound) else []
@@ -139,7 +171,8 @@ def locate(cache: Path, name: str) -> Path:
 def open_project() -> tuple[Project, list[Finding]]:
     """The DVC project of the present folder, and what is wrong with its own files.
 
-    Where `dvc.lock` cannot be read, nothing is known of outputs; the cache can be checked all the same.
+    Where `dvc.lock` cannot be read, nothing is known of outputs; the cache can be checked all the same. Raises
+    InputError where there is no DVC project, where DVC cannot open it, and in a folder inside it.
     """
     # DVC takes a second to import, and the other commands do without it.
     from dvc.exceptions import DvcException, NotDvcRepoError
@@ -151,6 +184,16 @@ def open_project() -> tuple[Project, list[Finding]]:
         raise InputError(
             "fsck: there is no DVC project here; run it in the folder that holds dvc.yaml and .dvc."
         ) from error
+    except DvcException as error:
+        raise InputError(
+            f"fsck: DVC cannot open the project: {' '.join(str(error).split())}; mend .dvc/config (take either side of "
+            "a conflict, or `git checkout .dvc/config`) and .dvc/config.local."
+        ) from error
+    root = Path(str(repo.root_dir))
+    if not root.samefile(Path()):
+        raise InputError(
+            f"fsck: this folder is inside the DVC project {root}; run it there: `cd {shlex.quote(str(root))}`."
+        )
     findings = check_running()
     try:
         outputs = list(list_outputs(repo))
@@ -191,20 +234,59 @@ def shorten(path: Path) -> Path:
 
 def check_running() -> list[Finding]:
     """Whether DVC can read the file in which its running commands note what they use."""
+    from dvc.rwlock import SCHEMA
+    from voluptuous import Invalid
+
     try:
-        json.loads(RUNNING.read_bytes())
+        SCHEMA(json.loads(RUNNING.read_bytes()))
     except FileNotFoundError:
         return []
-    except ValueError as error:
-        remedy = "if no DVC command runs here, delete it"
-        return [Finding(RUNNING, f"cannot be read ({error}), which stops every DVC command", remedy)]
+    except OSError as error:
+        return [describe_running(str(error.strerror))]
+    except (ValueError, Invalid) as error:
+        return [describe_running(str(error))]
     return []
 
 
-def list_objects(cache: Path) -> dict[str, Path]:
-    """The objects of the cache by name (their MD5, for lists of folders with `.dir`)."""
-    found = {path.parent.name + path.name: path for path in sorted(cache.glob("??/*")) if path.is_file()}
-    return {name: path for name, path in found.items() if is_name(name)}
+def describe_running(reason: str) -> Finding:
+    """What is the matter with the file of running commands."""
+    remedy = "if no DVC command runs here, delete it"
+    return Finding(RUNNING, f"cannot be read ({reason}), which stops every DVC command", remedy)
+
+
+def list_objects(cache: Path) -> tuple[dict[str, Path], dict[Path, str]]:
+    """The objects of the cache by name (their MD5, for lists of folders with `.dir`), and its folders that cannot be
+    listed, each with the reason."""
+    files, hidden = list_files(cache)
+    places = [Path(file) for file in files if file.count("/") == 1]
+    found = {place.parent.name + place.name: cache / place for place in places if len(place.parent.name) == 2}
+    named = {name: path for name, path in found.items() if is_name(name)}
+    return named, {cache / folder: reason for folder, reason in hidden.items()}
+
+
+def list_files(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The paths of all files below a folder, sorted, and its folders that cannot be listed, each with the reason."""
+    errors: list[OSError] = []
+    found = [
+        (Path(place) / name).relative_to(folder).as_posix()
+        for place, _, names in os.walk(folder, onerror=errors.append)
+        for name in names
+        if is_file(Path(place) / name, unknown=True)
+    ]
+    hidden = {
+        Path(str(error.filename)).relative_to(folder).as_posix(): str(error.strerror)
+        for error in errors
+        if not isinstance(error, FileNotFoundError | NotADirectoryError)
+    }
+    return sorted(found), hidden
+
+
+def is_file(path: Path, unknown: bool = False) -> bool:
+    """Whether a path is a file; `unknown` where the system does not say."""
+    try:
+        return path.is_file()
+    except OSError:
+        return unknown
 
 
 def is_name(name: str) -> bool:
@@ -213,12 +295,14 @@ def is_name(name: str) -> bool:
     return len(digits) == 32 and set(digits) <= set("0123456789abcdef")
 
 
-def hash_object(path: Path) -> str:
-    """The MD5 of a file; '' where it cannot be read."""
+def hash_object(path: Path) -> Content:
+    """What reading a file gives."""
     try:
-        return hash_file(path, "md5")
-    except OSError:
-        return ""
+        return Content(md5=hash_file(path, "md5"))
+    except (FileNotFoundError, NotADirectoryError):
+        return Content()
+    except OSError as error:
+        return Content(reason=error.strerror or str(error))
 
 
 def list_wanted(project: Project, sound: Mapping[str, bool]) -> Iterator[tuple[str, str, Output]]:
@@ -242,42 +326,69 @@ def is_whole(output: Output, cache: Path, sound: Mapping[str, bool]) -> bool:
     """Whether the workspace has the output as it was made, folders by the list in the cache."""
     path = Path(output.path)
     if not output.md5.endswith(FOLDER):
-        return path.is_file() and hash_object(path) == output.md5
-    if not sound.get(output.md5) or not path.is_dir():
-        return path.is_dir() and hash_folder(path) == output.md5
-    return not list_differences(path, read_folder(cache, output.md5))
+        return hash_object(path).md5 == output.md5
+    contents = hash_files(path)
+    if not contents and not path.is_dir():
+        return False
+    if not sound.get(output.md5):
+        return name_folder(contents) == output.md5
+    return not list_differences(contents, read_folder(cache, output.md5))
 
 
-def hash_folder(path: Path) -> str:
+def hash_files(folder: Path) -> dict[str, Content]:
+    """What reading each file below a folder gives, by path; folders that cannot be listed are among them."""
+    files, hidden = list_files(folder)
+    with ThreadPoolExecutor() as pool:
+        contents = dict(zip(files, pool.map(hash_object, (folder / file for file in files)), strict=True))
+    return contents | {name: Content(reason=reason) for name, reason in hidden.items()}
+
+
+def name_folder(contents: Mapping[str, Content]) -> str:
     """The name that DVC gives to the list of a folder's files: JSON of MD5 and path, by path, spaces and all."""
-    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    listed = [{"md5": hash_object(path / file), "relpath": file} for file in files]
+    listed = [{"md5": content.md5, "relpath": path} for path, content in sorted(contents.items())]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + FOLDER
 
 
-def list_differences(folder: Path, entries: Iterable[tuple[str, str]]) -> list[str]:
+def list_differences(contents: Mapping[str, Content], entries: Iterable[tuple[str, str]]) -> list[str]:
     """The files of a folder that are not there, are others than its list says, or are not in it."""
-    listed = dict(entries)
-    there = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    with ThreadPoolExecutor() as pool:
-        found = dict(zip(there, pool.map(hash_object, there.values()), strict=True))
+    listed, found = dict(entries), {path: content.md5 for path, content in contents.items()}
     return sorted(path for path in listed.keys() | found.keys() if listed.get(path) != found.get(path))
 
 
-def describe_change(project: Project, output: Output, sound: Mapping[str, bool]) -> Finding:
-    """How an output in the workspace differs from what was made."""
-    path = Path(output.path)
-    cached = output.cached and bool(sound.get(output.md5))
-    remedy = f"`dvc checkout --force {output.path}`" if cached else find_remedy(project, output, [])
-    if not output.cached:
-        remedy = f"`git checkout {output.path}`, or `dvc repro`"
-    if not path.exists():
-        return Finding(path, "is not in the workspace", remedy)
+def describe_change(project: Project, output: Output, sound: Mapping[str, bool]) -> Iterator[Finding]:
+    """How an output in the workspace differs from what was made; what of it cannot be read comes first."""
+    path, listed = Path(output.path), output.md5.endswith(FOLDER)
+    remedy = find_way_back(project, output, sound)
+    contents = hash_files(path) if listed else {"": hash_object(path)}
+    unreadable = {name: content for name, content in contents.items() if content.reason}
+    for name, content in unreadable.items():
+        yield describe_unreadable(path / name, content, remedy)
+    if contents == {"": Content()} or (listed and not contents and not path.exists()):
+        yield Finding(path, "is not in the workspace", remedy)
+        return
     trouble = "is not what was made: edited, or damaged"
-    if output.md5.endswith(FOLDER) and cached:
-        names = list_differences(path, read_folder(project.cache, output.md5))
-        return Finding(path, trouble, remedy, tuple(f"{output.path}/{name}" for name in names))
-    return Finding(path, trouble, remedy)
+    if listed and output.cached and sound.get(output.md5):
+        names = list_differences(contents, read_folder(project.cache, output.md5))
+        changed = tuple(f"{output.path}/{name}" for name in names if name not in unreadable)
+        if changed:
+            yield Finding(path, trouble, remedy, changed)
+    elif not unreadable:
+        yield Finding(path, trouble, remedy)
+
+
+def find_way_back(project: Project, output: Output, sound: Mapping[str, bool]) -> str:
+    """The command that makes an output in the workspace what it was: a checkout where all that it needs is sound."""
+    if not output.cached:
+        return f"`git checkout {output.path}`, or `dvc repro`"
+    needed = list_wanted(replace(project, outputs=[output]), sound)
+    if all(sound.get(name) for name, _, _ in needed):
+        return f"`dvc checkout --force {output.path}`"
+    return find_remedy(project, output, [])
+
+
+def describe_unreadable(path: Path, content: Content, remedy: str, concerned: tuple[str, ...] = ()) -> Finding:
+    """A file that is there and cannot be read; `remedy` is for one that cannot be mended."""
+    return Finding(path, f"cannot be read: {content.reason}", f"{MEND}, or else delete it; {remedy}", concerned)
 
 
 def describe_damage(path: Path, output: Output | None) -> str:
@@ -303,27 +414,48 @@ def find_remedy(project: Project, output: Output | None, whole: Iterable[Output]
 def check_run(path: Path, quarantine: bool) -> Finding | None:
     """Whether an entry of the run-cache says what it said: it is called by the hash of its content."""
     from dvc.utils import dict_sha256
-    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
+    from dvc.utils.serialize import ParseError, load_yaml
 
+    trouble = "is corrupt, and might bring outputs that no run made"
+    remedy = "nothing needs it; the next `dvc repro` of that stage writes it anew"
     try:
         entry: Any = load_yaml(str(path))
         if isinstance(entry, dict) and dict_sha256(entry, exclude=UNCOUNTED) == path.name:
             return None
-    except (YAMLFileCorruptedError, UnicodeDecodeError):
+    except FileNotFoundError:  # another command may delete it meanwhile
+        return None
+    except OSError as error:
+        return describe_unreadable(path, Content(reason=error.strerror or str(error)), remedy)
+    except (ParseError, ValueError, TypeError):  # no YAML, a date that is none, or one that no entry holds
         pass
-    trouble = "is corrupt, and might bring outputs that no run made"
     if quarantine:
-        trouble += f", moved to {move_away(path)}"
-    return Finding(path, trouble, "nothing needs it; the next `dvc repro` of that stage writes it anew")
+        trouble, remedy = move_away(path, trouble, remedy)
+    return Finding(path, trouble, remedy)
 
 
-def move_away(path: Path) -> Path:
-    """Move a file to QUARANTINE; returns where it lies now."""
+def move_away(path: Path, trouble: str, remedy: str) -> tuple[str, str]:
+    """Move a file to QUARANTINE; returns `trouble` and `remedy` with what became of that."""
+    try:
+        place = move_file(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return f"{trouble}, could not be moved away: {reason}", f"delete it, since DVC may believe it; {remedy}"
+    return f"{trouble}, moved to {place}", remedy
+
+
+def move_file(path: Path) -> Path:
+    """Move a file to QUARANTINE, from another disk, too; returns where it lies now. Raises OSError, and then it lies
+    where it lay, and only there."""
     QUARANTINE.mkdir(parents=True, exist_ok=True)
     name = path.parent.name + path.name
     place, copies = QUARANTINE / name, 0
     while place.exists():
         copies += 1
         place = QUARANTINE / f"{name}.{copies}"
-    path.replace(place)
+    try:
+        shutil.move(path, place)
+    except OSError:
+        if path.exists():
+            place.unlink(missing_ok=True)
+        raise
     return place

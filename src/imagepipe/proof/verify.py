@@ -53,7 +53,8 @@ def verify_commit(revision: str) -> Compared:
     """Run the pipeline of a Git revision of this project in a scratch clone, with empty caches, and compare.
 
     What the source stage reads and Git does not have is copied from here, and so is the `run:` section. Raises
-    InputError where there is no such revision, or its `dvc.lock` lacks stages; EnvironmentFault where the run fails.
+    InputError where there is no such revision, its `dvc.lock` lacks stages or hashes, or its parameters lack what fetch
+    reads; EnvironmentFault where the run fails.
     """
     check_project()
     with tempfile.TemporaryDirectory(prefix="imagepipe-verify-") as name:
@@ -97,15 +98,54 @@ def find_commit(revision: str) -> str:
 
 
 def bring_source(project: Path) -> None:
-    """Copy what `fetch` reads from disk and Git does not have: as links where it can be, since nothing writes there."""
-    params = read_yaml(project / PARAMS_FILE)[0]
-    source = Path(str(params["fetch"]["path"]))
-    if not source.is_absolute() and source.exists() and not (project / source).exists():
-        (project / source).parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, project / source, copy_function=link)
-        else:
-            link(str(source), str(project / source))
+    """Copy what `fetch` reads from disk and Git does not have: as links where it can be, since nothing writes there.
+
+    What the commit has stays, and what Git has here in another commit is not brought. Raises InputError where the
+    commit's params.yaml does not say what fetch reads.
+    """
+    named = read_yaml(project / PARAMS_FILE)[0].get("fetch")
+    section = cast("dict[str, object]", named) if isinstance(named, dict) else {}
+    path, classes = section.get("path"), section.get("classes", "")  # there was no choice of classes once
+    for key, value in (("path", path), ("classes", classes)):
+        if not isinstance(value, str):
+            found = "nothing" if value is None else repr(value)
+            raise InputError(
+                f"{PARAMS_FILE} of that commit: fetch.{key}: found {found}; expected the path that fetch reads. Verify "
+                "a commit whose parameters are complete."
+            )
+        bring_files(Path(value), project)
+
+
+def bring_files(source: Path, project: Path) -> None:
+    """Copy a file, or each file and each empty folder of a folder, that neither the clone nor Git has; nothing from
+    outside the project."""
+    if source.is_absolute() or not source.parts or ".." in source.parts or (project / source).is_file():
+        return
+    files = [source]
+    for place, folders, names in os.walk(source):
+        files += [Path(place, name) for name in names]
+        if not folders and not names:  # a class without images
+            (project / place).mkdir(parents=True, exist_ok=True)
+    tracked = list_tracked(source)
+    for file in files:
+        target = project / file
+        if file.as_posix() in tracked or target.exists() or target.is_symlink():
+            continue
+        if file.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link(str(file.resolve()), str(target))
+        elif file.is_symlink():  # which leads nowhere: fetch is to say so there, too
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(file.readlink())
+
+
+def list_tracked(path: Path) -> set[str]:
+    """The files at or below a path that Git has in the present folder's index."""
+    command = ["git", "ls-files", "-z", "--cached", "--", path.as_posix()]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise EnvironmentFault(f"verify: git failed: {os.fsdecode(done.stderr).strip()}")
+    return set(os.fsdecode(done.stdout).split("\0"))
 
 
 def bring_run_section(project: Path) -> None:
@@ -143,11 +183,29 @@ def run_again(project: Path, scratch: Path) -> None:
 
 
 def read_stages(lock: Path) -> dict[str, dict[str, Any]]:
-    """The stages of a lock file; raises InputError where it is none."""
+    """The stages of a lock file; raises InputError where it is none, or has a file without its hash."""
     stages = cast("object", read_yaml(lock)[0].get("stages"))
     if not isinstance(stages, dict) or not stages:
         raise InputError(f"{LOCK}: has no stages; run `dvc repro` and commit it.")
+    entries = cast("dict[str, object]", stages)
+    lacking = [place for name, entry in entries.items() for place in list_unhashed(name, entry)]
+    if lacking:
+        heading = f"{LOCK}: has no path or no md5 where it should have both"
+        raise InputError(list_findings(heading, lacking, "Run `dvc repro` and commit it."))
     return cast("dict[str, dict[str, Any]]", stages)
+
+
+def list_unhashed(name: str, entry: object) -> Iterator[str]:
+    """The inputs and outputs in a stage's entry that have no path, or no hash to compare."""
+    if not isinstance(entry, dict):
+        yield name
+        return
+    for kind in ("deps", "outs"):
+        items = cast("dict[str, object]", entry).get(kind, [])
+        for item in cast("list[object]", items) if isinstance(items, list) else [items]:
+            fields = cast("dict[str, object]", item) if isinstance(item, dict) else {}
+            if not all(isinstance(fields.get(key), str) for key in ("path", "md5")):
+                yield f"{name}: {kind}: {fields.get('path', item)}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
