@@ -19,7 +19,8 @@ from imagepipe.core.garbage import collect_seldom
 PULSE = 0.5  # seconds between two looks at the parent
 PATIENCE = 5.0  # seconds until a process that was told to end, and works on, is told so again
 ENDING = ("SIGHUP", "SIGINT", "SIGTERM")
-STARTED_BY = ("DVC_STAGE", "TORCHELASTIC_RUN_ID")  # set by DVC and by torchrun for what they start
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+STARTED_BY = ("DVC_STAGE", TORCHRUN)  # set by DVC and by torchrun for what they start
 
 
 def guard_stage() -> None:
@@ -34,7 +35,7 @@ def guard_stage() -> None:
     answer_signals()
     if any(name in os.environ for name in STARTED_BY):
         parent = os.getppid()
-        if is_orphan(parent):
+        if TORCHRUN not in os.environ and is_orphan(parent):
             signal.raise_signal(signal.SIGTERM)
         follow_parent(parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
@@ -111,10 +112,10 @@ def wait_for_end(parent: int, starters: Sequence[int], leave: Callable[[], None]
 
 
 def is_orphan(parent: int) -> bool:
-    """Whether what started this process had ended before it could be looked at, as far as that can be told.
+    """Whether the DVC that started this process had ended before it could be looked at, as far as that can be told.
 
     Then process 1 has taken its place, which is of another session. In a container process 1 may be what started this
-    process: DVC's children stay in its session.
+    process: what DVC starts stays in its session, while torchrun gives each process one of its own.
     """
     with suppress(OSError):  # not every system says it of another session
         return parent == 1 and os.getsid(1) != os.getsid(0)
