@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from PIL import Image
 
 from imagepipe.core.manifest import read_manifest
 from imagepipe.evaluation.predictions import read_predictions
+from tests.core.test_lifetime import ENDED, read_rest, start, wait_for
 from tests.data.made import make_unusable, make_usable, pack_shards
 from tests.evaluation.made import make_table, split_right, write_run
 from tests.inference.made import make_model
@@ -162,6 +164,56 @@ def test_show_names_what_is_wrong(imagepipe: Imagepipe, animals: Path, arguments
     done = imagepipe("show", *arguments)
     assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
     assert not (animals / "show.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_the_terminal_cannot_show_is_escaped(run_in: Imagepipe, animals: Path, encoding: str) -> None:
+    done = run_in(animals, "imagepipe", "show", "animals.csv", "pictures", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0\\u2013200" in done.stdout
+    assert done.stdout.endswith("drawn: show.png\n")
+
+
+COMMAND = """\
+import sys, time, warnings
+from imagepipe import cli
+{before}
+sys.argv = ["imagepipe", "summary"]
+cli.main()
+"""
+
+
+def test_a_locale_that_reads_file_names_otherwise_is_refused(run_in: Imagepipe, tmp_path: Path) -> None:
+    before = "sys.getfilesystemencoding = lambda: 'iso8859-1'  # such a locale need not be installed here"
+    done = run_in(tmp_path, sys.executable, "-c", COMMAND.format(before=before))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: this locale reads file names as iso8859-1, expected UTF-8")
+
+
+WAITS = """\
+def wait(path):
+    try:
+        warnings.warn("waits")
+        for _ in range(6000):
+            time.sleep(0.1)
+    finally:
+        print("in good order")
+
+cli.Path = wait
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_a_command_in_good_order(tmp_path: Path, name: str) -> None:
+    """Ctrl-C says nothing, as in any command of Typer's."""
+    said = "" if name == "SIGINT" else ENDED.format(name)
+    with start(tmp_path, sys.executable, "-c", COMMAND.format(before=WAITS)) as process:
+        wait_for(process, "warning: waits")
+        process.send_signal(signal.Signals[name])
+        assert read_rest(process) == f"{said}in good order\n"
+    assert process.returncode == 128 + signal.Signals[name]
 
 
 @pytest.fixture

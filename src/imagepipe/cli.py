@@ -3,17 +3,16 @@
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from imagepipe.core.config import load_section
-from imagepipe.core.errors import ImagepipeError, InputError
-from imagepipe.core.garbage import collect_no_more, collect_seldom
+from imagepipe.core.errors import InputError
+from imagepipe.core.lifetime import answer_signals
 from imagepipe.core.run import load_run_params
-from imagepipe.core.stage import print_warning
+from imagepipe.core.stage import end_plainly
 
 CUT_OFF = 128 + 13  # what a shell says of a program whose reader has gone (SIGPIPE)
 
@@ -300,13 +299,7 @@ def summary() -> None:
 
 
 def main() -> None:
-    """Run the command; an ImagepipeError is one message and its exit code, a warning one line."""
-    warnings.showwarning = print_warning
-    collect_seldom()
-    try:
+    """Run the command; errors, warnings and streams are as in a stage, and a signal ends it in good order, too."""
+    answer_signals(("SIGHUP", "SIGTERM"))  # Ctrl-C is Typer's
+    with end_plainly():
         app()
-    except ImagepipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    finally:
-        collect_no_more()

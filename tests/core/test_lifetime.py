@@ -5,12 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from imagepipe.core.lifetime import is_orphan
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and parents are POSIX's")
@@ -28,7 +30,8 @@ from imagepipe.core.stage import run_stage
 def make_blocks():
     yield b"half"
     print("busy", flush=True)
-    time.sleep(600)
+    for _ in range(6000):
+        time.sleep(0.1)  # a signal that comes just before a sleep is answered after it
 
 def main(out_dir: Path) -> None:
     with replace_directory(out_dir) as staging:
@@ -125,6 +128,57 @@ def test_further_signals_do_not_cut_short_what_is_cleaned_up(folder: Path) -> No
     assert list_names(folder) == {"busy.py"}
 
 
+DEAF = """\
+import sys, time
+from imagepipe.core import lifetime
+lifetime.PATIENCE = 0.5
+lifetime.guard_stage()
+
+class Deaf:
+    def __del__(self):
+        print("busy", flush=True)
+        for _ in range(600):
+            time.sleep(0.1)
+
+try:
+    del [Deaf()][0]
+    print("works on", flush=True)
+    for _ in range(600):
+        time.sleep(0.1)
+finally:
+    print("leaves", flush=True)
+    time.sleep(1.5)
+    print("left", flush=True)
+"""
+
+
+def test_an_exit_that_python_has_lost_is_repeated_by_the_next_signal(tmp_path: Path) -> None:
+    """It comes while an object is deleted; what the second one interrupts is not cut short by a third."""
+    (tmp_path / "deaf.py").write_text(DEAF, "utf-8")
+    with start(tmp_path, sys.executable, "deaf.py") as process:
+        wait_for(process, "busy")
+        process.send_signal(signal.SIGTERM)
+        wait_for(process, "works on")
+        time.sleep(0.6)
+        process.send_signal(signal.SIGTERM)
+        wait_for(process, "leaves")
+        time.sleep(0.6)
+        process.send_signal(signal.SIGTERM)
+        assert read_rest(process) == "left\n"
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_the_end_of_the_parent_is_answered_even_where_python_loses_the_exit(tmp_path: Path) -> None:
+    """The shell ends while the stage deletes an object."""
+    (tmp_path / "deaf.py").write_text(DEAF, "utf-8")
+    with start(tmp_path, "sh", "-c", f"{sys.executable} deaf.py & wait", DVC_STAGE="deaf") as process:
+        wait_for(process, "busy")
+        process.kill()
+        printed = read_rest(process)
+    assert ENDED.format("SIGTERM") in printed
+    assert printed.endswith("works on\nleaves\nleft\n")
+
+
 def test_a_signal_in_the_interpreters_own_end_makes_no_noise(folder: Path) -> None:
     late = "import atexit, signal; atexit.register(lambda: signal.raise_signal(signal.SIGTERM)); sys.exit(5)"
     text = STAGE.format(early="").replace("with replace_directory", f"{late}\n    with replace_directory")
@@ -195,6 +249,41 @@ def test_only_dvc_and_torchrun_are_followed_into_their_end(tmp_path: Path, start
     )
     with start(tmp_path, sys.executable, "-c", script, **{starter: "busy"}) as process:
         assert read_rest(process) == f"{watches}\n"
+
+
+LATE = """\
+import os, sys, time
+starter = os.getppid()
+print("began", flush=True)
+while os.getppid() == starter:
+    time.sleep(0.01)
+if os.getppid() != 1 or os.getsid(1) == os.getsid(0):
+    sys.exit("another process than the first takes orphans here")
+from imagepipe.core.lifetime import guard_stage
+guard_stage()
+time.sleep(60)
+"""
+
+
+def test_a_stage_whose_dvc_ended_before_it_could_look_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(LATE, "utf-8")
+    with start(tmp_path, "sh", "-c", f"{sys.executable} late.py & wait", DVC_STAGE="late") as process:
+        wait_for(process, "began")
+        process.kill()
+        printed = read_rest(process)
+    if printed.startswith("another process"):
+        pytest.skip(printed)
+    assert printed == ENDED.format("SIGTERM")
+
+
+def test_process_1_that_started_a_stage_itself_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DVC does that is the first process of a container: its children are of its session."""
+    sessions = {0: 7, 1: 1}
+    monkeypatch.setattr(os, "getsid", sessions.__getitem__)
+    assert is_orphan(1)
+    assert not is_orphan(2)
+    sessions[0] = 1
+    assert not is_orphan(1)
 
 
 WORKERS = """\

@@ -1,4 +1,6 @@
+import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -131,6 +133,33 @@ def test_a_lock_that_cannot_be_written_is_named(folder: Path) -> None:
         lock_stage("fetch"),
     ):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_a_stage_runs_with_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    refuse_locks(monkeypatch, number)
+    said = (
+        f".dvc/tmp/stage-fetch.lock: this file system has no locks ({os.strerror(number)}): a second run of this stage "
+        "at the same time is not refused; see to it that there is none, or put the project on another disk"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(said)}$"), lock_stage("fetch"):
+        assert os.environ[HOLDER] == str(os.getpid())  # so that processes that train do not say it, too
+
+
+def test_another_error_of_the_lock_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_locks(monkeypatch, errno.EIO)
+    message = r"^\.dvc/tmp/stage-fetch\.lock: cannot be written: Input/output error\."
+    with pytest.raises(EnvironmentFault, match=message), lock_stage("fetch"):
+        pass
+
+
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the system answer every wish for a lock with this error."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
 
 
 def test_git_does_not_see_it(root: Path) -> None:

@@ -1,10 +1,13 @@
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from dvc.utils.serialize import dump_yaml
 
@@ -17,6 +20,7 @@ from imagepipe.proof.verify import (
     bring_source,
     compare,
     describe,
+    end_with_it,
     is_within,
     judge,
     read_stages,
@@ -25,6 +29,7 @@ from imagepipe.proof.verify import (
 )
 from tests.conftest import GIT_NAME
 from tests.core.made import make_run
+from tests.core.test_lifetime import ENDED, PIPELINE, STAGE, read_rest, start, wait_for
 
 METRICS = {"test": {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95}}
 
@@ -291,6 +296,47 @@ def test_a_run_that_fails_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[s
     ):
         run_again(tmp_path, tmp_path)
     assert "Not inside a DVC repo" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_leaves_neither_the_clone_nor_a_process(tmp_path: Path, name: str) -> None:
+    """The pipe is read to its end, which is that of the last process that holds it: DVC, or the stage."""
+    project, temporary = tmp_path / "project", tmp_path / "temporary"
+    make_params(project, "data/pets")
+    (project / ".dvc").mkdir()
+    (project / ".dvc/config").touch()
+    temporary.mkdir()
+    lock = "schema: '2.0'\nstages:\n  busy:\n    cmd: python busy.py out\n"
+    make_repository(project, **{"busy.py": STAGE.format(early=""), "dvc.yaml": PIPELINE, "dvc.lock": lock})
+    command = [sys.executable, "-c", "from imagepipe.cli import main; main()", "verify"]
+    with start(project, *command, TMPDIR=str(temporary)) as process:
+        wait_for(process, "busy")
+        assert list(temporary.glob("imagepipe-verify-*/project/.*.part"))
+        process.send_signal(signal.Signals[name])
+        assert process.wait(60) == 128 + signal.Signals[name]
+        assert list(temporary.glob("imagepipe-verify-*")) == []
+        assert ENDED.format("SIGTERM") in read_rest(process)
+
+
+STUBBORN = """\
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("busy", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+def test_what_does_not_end_by_itself_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagepipe.proof.verify.GRACE", 0.2)
+    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(KeyboardInterrupt), end_with_it(process):
+            raise KeyboardInterrupt
+        assert not psutil.pid_exists(process.pid)
 
 
 @pytest.mark.proof

@@ -3,6 +3,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import psutil
 import pytest
 import torch
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.models.classifier import load_classifier
@@ -20,9 +23,12 @@ from imagepipe.training.group import (
     Group,
     ShareOfLoss,
     describe_signal,
+    is_failure_noted,
     is_launched,
     join_group,
+    launch,
     name_loopback,
+    note_failure,
     raise_failure,
     report_failure,
 )
@@ -109,6 +115,82 @@ def test_an_error_reaches_who_started_the_processes(
     assert ended.value.code == 0
     with pytest.raises(kind, match=r"^mend it$"):
         raise_failure(json.loads((tmp_path / "failure.json").read_text("utf-8")))
+
+
+def test_the_first_error_is_kept_and_finds_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("IMAGEPIPE_FAILURE", str(tmp_path / "failure.json"))
+    (tmp_path / "room").write_bytes(b"\0")
+    assert not is_failure_noted()
+    assert note_failure(EnvironmentFault("the first"))
+    assert note_failure(InputError("the second"))
+    assert is_failure_noted()
+    assert [path.name for path in tmp_path.iterdir()] == ["failure.json"]
+    with pytest.raises(EnvironmentFault, match=r"^the first$"):
+        raise_failure(json.loads((tmp_path / "failure.json").read_text("utf-8")))
+
+
+def test_an_error_that_cannot_be_handed_over_goes_its_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IMAGEPIPE_FAILURE", str(tmp_path / "file" / "failure.json"))
+    with pytest.raises(InputError, match=r"^mend it$"), report_failure():
+        raise InputError("mend it")
+
+
+def test_who_lost_a_process_that_met_an_error_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_place(monkeypatch, 1, 2)
+    monkeypatch.setenv("IMAGEPIPE_FAILURE", str(tmp_path / "failure.json"))
+    note_failure(InputError("mend it"))
+    with pytest.raises(SystemExit) as ended, report_failure():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection closed by peer [127.0.0.1]:28577.")
+    assert ended.value.code == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], dict[str, str]]:
+    """`launched(work)`: the environment of the processes of `launch`, in whose place `work` is done here."""
+
+    def launch_here(work: Callable[[], None]) -> dict[str, str]:
+        variables = dict(os.environ)
+        monkeypatch.setattr(os, "environ", variables)
+        monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: lambda *_: work())
+        launch(2, ["python"])
+        return variables
+
+    return launch_here
+
+
+def test_gloo_and_nccl_talk_over_loopback(launched: Callable[[Callable[[], None]], dict[str, str]]) -> None:
+    """NCCL takes a name for the beginning of one, unless it is told that it is the whole."""
+    variables = launched(lambda: None)
+    assert variables["GLOO_SOCKET_IFNAME"] == name_loopback()
+    assert variables["NCCL_SOCKET_IFNAME"] == f"={name_loopback()}"
+
+
+FAILED = ChildFailedError("train", {1: ProcessFailure(1, 1, 1, "")})
+
+
+@pytest.mark.parametrize("error", [FAILED, RendezvousClosedError()])
+def test_what_one_process_met_comes_before_how_another_ended(
+    launched: Callable[[Callable[[], None]], dict[str, str]], error: Exception
+) -> None:
+    def work() -> None:
+        note_failure(EnvironmentFault("mend it"))
+        raise error
+
+    with pytest.raises(EnvironmentFault, match=r"^mend it$"):
+        launched(work)
+
+
+def test_processes_that_keep_ending_are_named(launched: Callable[[Callable[[], None]], dict[str, str]]) -> None:
+    def work() -> None:
+        raise FAILED
+
+    message = r"^train\.processes: process 1 of 2 ended with exit code 1, 4 times; what it printed stands above\."
+    with pytest.raises(EnvironmentFault, match=message):
+        launched(work)
 
 
 def test_a_process_that_lost_another_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +286,53 @@ def test_an_error_of_the_users_is_said_once_and_not_tried_again(make_project: Ca
     assert stage.returncode == 2, printed
     assert len(re.findall("the loss became", printed)) == 1
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["cache/checkpoints", "reports/train"])
+def test_an_error_of_the_leading_process_alone_is_said_once_and_not_tried_again(
+    make_project: Callable[..., Path], place: str
+) -> None:
+    """It alone writes checkpoints and reports; here a file stands where their folder has to be."""
+    project = make_project("full", SIZES, processes=2, model="mlp", epochs=3)
+    blocked = (project.parent if place.startswith("cache") else project) / place
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.touch()
+    with start_stage(project) as stage:
+        assert stage.stdout is not None
+        printed = stage.stdout.read()
+    assert stage.returncode == 3, printed
+    assert re.fullmatch(rf"(train: epoch 1/3 .+\n)?error: \S*{place}/\S+: cannot be written: .+\n", printed)
+
+
+EARLY = """\
+import os, sys
+from pathlib import Path
+from imagepipe.core.errors import InputError
+from imagepipe.core.stage import run_stage
+from imagepipe.training.group import is_launched, join_group, launch, report_failure
+
+def main() -> None:
+    if not is_launched():
+        launch(2, [sys.executable, *sys.argv])
+        return
+    with report_failure():
+        if os.environ["RANK"] == "1":
+            raise InputError("mend it")
+        with join_group(2, "cpu"):
+            print("joined")
+
+run_stage(main)
+"""
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_a_process_that_met_an_error_before_it_joined(tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(EARLY, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "early.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: mend it\n")
 
 
 @pytest.mark.slow

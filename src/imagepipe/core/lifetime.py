@@ -8,19 +8,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
-
 from imagepipe.core.garbage import collect_seldom
 
 PULSE = 0.5  # seconds between two looks at the parent
+PATIENCE = 5.0  # seconds until a process that was told to end, and works on, is told so again
 ENDING = ("SIGHUP", "SIGINT", "SIGTERM")
-STARTED_BY = ("DVC_STAGE", "TORCHELASTIC_RUN_ID")  # set by DVC and by torchrun for what they start
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+STARTED_BY = ("DVC_STAGE", TORCHRUN)  # set by DVC and by torchrun for what they start
 
 
 def guard_stage() -> None:
@@ -34,27 +34,49 @@ def guard_stage() -> None:
         return
     answer_signals()
     if any(name in os.environ for name in STARTED_BY):
-        follow_parent(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
+        parent = os.getppid()
+        if TORCHRUN not in os.environ and is_orphan(parent):
+            signal.raise_signal(signal.SIGTERM)
+        follow_parent(parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def answer_signals() -> None:
+def answer_signals(names: Sequence[str] = ENDING) -> None:
     """Exit with 128 + n on signal n, by an exception, so that what is half-written is removed on its way out.
 
-    A signal that is ignored stays so: that is how nohup works. Forked processes answer as Python's always do.
+    Python loses an exception that is raised while it calls a `__del__` or a weakref's callback: where the process works
+    on, a further signal after PATIENCE raises again. A signal that is ignored stays so: that is how nohup works. Forked
+    processes answer as Python's always do. On Windows nothing is changed.
     """
-    found = {number: signal.getsignal(number) for number in (signal.Signals[name] for name in ENDING)}
+    if os.name == "nt":
+        return
+    found = {number: signal.getsignal(number) for number in (signal.Signals[name] for name in names)}
     before = {number: answer for number, answer in found.items() if answer not in (signal.SIG_IGN, None)}
+    raised: list[float] = []
 
     def end(number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
         # Removing what is half-written must not be cut short. SIG_IGN would be an error for a signal on its way.
-        set_answers(dict.fromkeys(before, lambda *_: None))
-        line = f"error: ended by {signal.Signals(number).name}; nothing half-written is left. Run it again.\n"
-        with suppress(OSError):  # the terminal may be gone; and print must not be called in the midst of a print
-            os.write(2, line.encode())
+        if raised and (now - raised[-1] < PATIENCE or is_leaving()):
+            return
+        if not raised:
+            line = f"error: ended by {signal.Signals(number).name}; nothing half-written is left. Run it again.\n"
+            with suppress(OSError):  # the terminal may be gone; and print must not be called in the midst of a print
+                os.write(2, line.encode())
+        raised.append(now)
         sys.exit(128 + number)
 
     set_answers(dict.fromkeys(before, end))
     os.register_at_fork(after_in_child=lambda: set_answers(before))
+
+
+def is_leaving() -> bool:
+    """Whether the caller runs in what an exit on its way out has still to do (`finally`, the end of a `with`)."""
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, SystemExit):
+            return True
+        error = error.__context__
+    return False
 
 
 def stop_answering() -> None:
@@ -72,20 +94,32 @@ def set_answers(answers: Mapping[signal.Signals, Any]) -> None:
 
 
 def follow_parent(parent: int, leave: Callable[[], None]) -> None:
-    """Call `leave`, in a thread, when `parent`, which started this process, has ended.
+    """Call `leave`, in a thread, when `parent`, which started this process, has ended; every PATIENCE seconds.
 
     The kernel's own way (PR_SET_PDEATHSIG) is Linux's alone, and knows neither grandparents nor a parent that ended
     before it was asked.
     """
-    threading.Thread(target=wait_for_end, args=(parent, leave), daemon=True).start()
+    threading.Thread(target=wait_for_end, args=(parent, list_starters(parent), leave), daemon=True).start()
 
 
-def wait_for_end(parent: int, leave: Callable[[], None]) -> None:
-    """Look at the parent until it has ended."""
-    starters = list_starters(parent)
+def wait_for_end(parent: int, starters: Sequence[int], leave: Callable[[], None]) -> None:
+    """Look at the parent until it has ended, then leave until this process has."""
     while os.getppid() == parent and list_starters(parent) == starters:
         time.sleep(PULSE)
-    leave()
+    while True:
+        leave()
+        time.sleep(PATIENCE)
+
+
+def is_orphan(parent: int) -> bool:
+    """Whether the DVC that started this process had ended before it could be looked at, as far as that can be told.
+
+    Then process 1 has taken its place, which is of another session. In a container process 1 may be what started this
+    process: what DVC starts stays in its session, while torchrun gives each process one of its own.
+    """
+    with suppress(OSError):  # not every system says it of another session
+        return parent == 1 and os.getsid(1) != os.getsid(0)
+    return False
 
 
 def list_starters(parent: int) -> list[int]:
@@ -93,6 +127,8 @@ def list_starters(parent: int) -> list[int]:
 
     Most shells become the command that they are given, others (fish) wait for it.
     """
+    import psutil  # once the parent is known: it may end while this is imported
+
     with suppress(psutil.Error):  # it has just ended
         process = psutil.Process(parent)
         if process.name() == Path(os.environ.get("SHELL") or "/bin/sh").name:

@@ -1,14 +1,18 @@
-"""What all stages share: their paths come as arguments, and an error ends in one message and an exit code."""
+"""What all stages and commands share: what they print is readable, an error ends in one message and an exit code.
+
+A stage's paths come as arguments.
+"""
 
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from imagepipe.core.errors import EnvironmentFault, ImagepipeError
-from imagepipe.core.garbage import collect_no_more
+from imagepipe.core.garbage import collect_no_more, collect_seldom
 from imagepipe.core.lifetime import stop_answering
 from imagepipe.core.lock import lock_stage
 
@@ -16,8 +20,7 @@ from imagepipe.core.lock import lock_stage
 def run_stage(main: Callable[..., None]) -> None:
     """Call `main` with the command line's paths, one for each of its parameters, in order.
 
-    An ImagepipeError is printed without a traceback and ends the process with its exit code; another run of the same
-    stage here is one.
+    An error ends it as `end_plainly` says; another run of the same stage here is one.
     """
     names = list(inspect.signature(main).parameters)
     arguments = sys.argv[1:]
@@ -25,13 +28,24 @@ def run_stage(main: Callable[..., None]) -> None:
         usage = " ".join(name.upper() for name in names)
         print(f"usage: python {sys.argv[0]} {usage}   ({len(arguments)} arguments given)", file=sys.stderr)
         sys.exit(2)
+    with end_plainly(), lock_stage(Path(sys.argv[0]).stem):
+        main(*map(Path, arguments))
+
+
+@contextmanager
+def end_plainly() -> Generator[None]:
+    """For a program of ours, around all that it does: lines come as they are printed, a warning is one of them.
+
+    An ImagepipeError is printed without a traceback and ends the process with its exit code; a locale that does not
+    read file names as UTF-8 is one. What the terminal cannot show is escaped.
+    """
+    collect_seldom()
     warnings.showwarning = print_warning
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the stage
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the program
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     try:
         check_encoding(sys.getfilesystemencoding())
-        with lock_stage(Path(sys.argv[0]).stem):
-            main(*map(Path, arguments))
+        yield
     except ImagepipeError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)

@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
+
+import psutil
 
 from imagepipe.core.config import PARAMS_FILE, read_yaml
 from imagepipe.core.errors import EnvironmentFault, InputError, list_findings
@@ -21,6 +24,7 @@ from imagepipe.recipes import set_run_section
 LOCK = Path("dvc.lock")
 METRICS = Path("reports/evaluate/metrics.json")
 MEASURED = ("train", "evaluate")  # stages whose bytes are the same on one kind of processor only
+GRACE = 20.0  # seconds that stages have to end in good order
 
 
 class Verdict(Enum):
@@ -54,7 +58,7 @@ def verify_commit(revision: str) -> Compared:
 
     What the source stage reads and Git does not have is copied from here, and so is the `run:` section. Raises
     InputError where there is no such revision, its `dvc.lock` lacks stages or hashes, or its parameters lack what fetch
-    reads; EnvironmentFault where the run fails.
+    reads; EnvironmentFault where the run fails. Whatever ends it, neither the clone nor a process is left.
     """
     check_project()
     with tempfile.TemporaryDirectory(prefix="imagepipe-verify-") as name:
@@ -175,11 +179,41 @@ def run_again(project: Path, scratch: Path) -> None:
     }
     for command in (["dvc", "cache", "dir", "--local", str(scratch / "objects")], ["dvc", "repro"]):
         try:
-            done = subprocess.run(command, cwd=project, env=environment, check=False)  # noqa: S603
+            process = subprocess.Popen(command, cwd=project, env=environment)  # noqa: S603
         except FileNotFoundError as error:
             raise EnvironmentFault("verify: dvc is not installed beside this Python.") from error
-        if done.returncode:
+        with end_with_it(process):
+            process.wait()
+        if process.returncode:
             raise EnvironmentFault(f"verify: `{' '.join(command[:2])}` failed in the clone; what it said stands above.")
+
+
+@contextmanager
+def end_with_it(process: subprocess.Popen[bytes]) -> Generator[None]:
+    """Where the block is left while the process runs, end it and all that it has started, and wait for them.
+
+    What DVC has started ends by itself when DVC has ended, and gets GRACE seconds for that.
+    """
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            family = list_family(process.pid)
+            process.terminate()
+            _, left = psutil.wait_procs(family, GRACE)
+            for each in left:
+                with suppress(psutil.Error):  # it has just ended
+                    each.kill()
+            psutil.wait_procs(left, GRACE)
+            process.wait()
+
+
+def list_family(number: int) -> list[psutil.Process]:
+    """The process of this number, and all that it has started, directly or not."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(number)
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 def read_stages(lock: Path) -> dict[str, dict[str, Any]]:

@@ -11,9 +11,11 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,12 @@ from torch._C._distributed_c10d import FileStore
 from torch.nn.parallel import DistributedDataParallel
 
 from imagepipe.core.errors import EnvironmentFault, ImagepipeError, InputError
+from imagepipe.core.files import write_json
 
 RESTARTS = 3  # of all processes together, each time that one of them has ended in an unforeseen way
 STORE, FAILURE = "IMAGEPIPE_STORE", "IMAGEPIPE_FAILURE"  # files by which `launch` and its processes meet
+ROOM, ROOM_BYTES = "room", 1 << 16  # a file beside FAILURE that gives way to it on a disk that has become full
+PULSE, GRACE = 0.5, 5.0  # seconds between two looks at FAILURE; until a process that has not ended by itself is ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,8 @@ def join_group(size: int, device: str) -> Generator[Group]:
     if size == 1:
         yield ALONE
         return
+    if FAILURE in os.environ:
+        threading.Thread(target=leave_with_failure, args=(Path(os.environ[FAILURE]),), daemon=True).start()
     on_gpus = device.startswith("cuda")
     if on_gpus:
         if local_rank >= torch.cuda.device_count():
@@ -154,6 +161,9 @@ def join_group(size: int, device: str) -> Generator[Group]:
         dist.init_process_group(backend)
     try:
         yield Group(rank, size, local_rank)
+    except ImagepipeError as error:
+        note_failure(error)  # before the others lose this process
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -162,33 +172,69 @@ def join_group(size: int, device: str) -> Generator[Group]:
 def report_failure() -> Generator[None]:
     """Hand an ImagepipeError to the process that called `launch`: to start again would not mend it.
 
-    Without such a process, it goes its way. That another process has ended is one line and exit code 1, on which
-    torchrun starts all of them anew.
+    Without such a process, or where it cannot be handed over, it goes its way. That another process has ended is one
+    line and exit code 1, on which torchrun starts all of them anew; nothing is said where that one has met an
+    ImagepipeError.
     """
     try:
         yield
     except ImagepipeError as error:
-        if FAILURE not in os.environ:
+        if not note_failure(error):
             raise
-        failure = {"kind": type(error).__name__, "message": str(error)}
-        Path(os.environ[FAILURE]).write_text(json.dumps(failure), "utf-8")
         sys.exit(0)
     except RuntimeError as error:  # gloo has no kind of its own
+        if is_failure_noted():
+            sys.exit(0)
         if not (is_launched() and re.search("by peer|DistNetworkError|NCCL", str(error))):
             raise
         sys.exit(f"train: process {os.environ['RANK']} lost another one, and ends; all are started anew.")
+
+
+def note_failure(error: ImagepipeError) -> bool:
+    """Write what this process met for the one that called `launch`, unless another has written already.
+
+    False where nobody called it, or nothing can be written.
+    """
+    if FAILURE not in os.environ:
+        return False
+    if is_failure_noted():
+        return True
+    path = Path(os.environ[FAILURE])
+    with suppress(OSError):
+        path.with_name(ROOM).unlink()
+    try:
+        write_json(path, {"kind": type(error).__name__, "message": str(error)}, durable=False)
+    except EnvironmentFault:
+        return False
+    return True
+
+
+def is_failure_noted() -> bool:
+    """Whether one of the processes that `launch` started has met an ImagepipeError."""
+    return FAILURE in os.environ and Path(os.environ[FAILURE]).is_file()
+
+
+def leave_with_failure(failure: Path) -> None:
+    """End this process when another has met an ImagepipeError: it may wait for that one, and hear nothing of its end.
+
+    Where it hears of it, it ends by itself, and has some seconds for that.
+    """
+    while not failure.is_file():
+        time.sleep(PULSE)
+    time.sleep(GRACE)
+    os._exit(0)
 
 
 def launch(size: int, command: Sequence[str]) -> None:
     """Run `command` in `size` processes of this machine by torchrun's elastic launcher, and wait for all of them.
 
     Where one ends in an unforeseen way, all are started anew, up to RESTARTS times. They talk over loopback only, and
-    find each other by files. Raises the ImagepipeError that one of them met, and EnvironmentFault where they kept
-    ending.
+    find each other by files. Raises the ImagepipeError that one of them met, after which none is started, and
+    EnvironmentFault where they kept ending.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+    from torch.distributed.elastic.rendezvous import RendezvousClosedError, rendezvous_handler_registry
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from imagepipe.training.rendezvous import make_rendezvous
@@ -196,8 +242,10 @@ def launch(size: int, command: Sequence[str]) -> None:
     rendezvous_handler_registry.register("imagepipe", make_rendezvous)
     with tempfile.TemporaryDirectory() as folder:
         failure = Path(folder, "failure.json")
+        failure.with_name(ROOM).write_bytes(bytes(ROOM_BYTES))
         os.environ |= {STORE: f"{folder}/store", FAILURE: str(failure)}
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name_loopback())
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name_loopback()}")  # without `=`, all whose names begin so
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun sets it, with a warning; threads follow params
         config = LaunchConfig(
             min_nodes=1,
@@ -206,22 +254,28 @@ def launch(size: int, command: Sequence[str]) -> None:
             run_id="imagepipe",
             rdzv_backend="imagepipe",
             rdzv_endpoint="loopback",
+            rdzv_configs={"failure": str(failure)},
             max_restarts=RESTARTS,
             monitor_interval=0.2,
         )
+        ended = None
         try:
             elastic_launch(config, command[0])(*command[1:])
+        except RendezvousClosedError:  # a process has met an ImagepipeError, and another has ended otherwise
+            pass
         except ChildFailedError as error:
-            _, first = error.get_first_failure()
-            raise EnvironmentFault(
-                f"train.processes: process {first.local_rank} of {size} ended with exit code {first.exitcode}"
-                f"{describe_signal(first.exitcode)}, {RESTARTS + 1} times; what it printed stands above. Where it was "
-                "killed, memory may have been short: reduce train.processes or train.batch_size."
-            ) from error
+            ended = error
         except SignalException as error:
             sys.exit(128 + error.sigval)
         if failure.is_file():
             raise_failure(json.loads(failure.read_text("utf-8")))
+        if ended:
+            _, first = ended.get_first_failure()
+            raise EnvironmentFault(
+                f"train.processes: process {first.local_rank} of {size} ended with exit code {first.exitcode}"
+                f"{describe_signal(first.exitcode)}, {RESTARTS + 1} times; what it printed stands above. Where it was "
+                "killed, memory may have been short: reduce train.processes or train.batch_size."
+            ) from ended
 
 
 def raise_failure(failure: dict[str, Any]) -> None:
