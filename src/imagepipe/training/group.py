@@ -27,7 +27,7 @@ from torch._C._distributed_c10d import FileStore
 from torch.nn.parallel import DistributedDataParallel
 
 from imagepipe.core.errors import EnvironmentFault, ImagepipeError, InputError
-from imagepipe.core.files import write_json
+from imagepipe.core.files import write_bytes, write_json
 
 RESTARTS = 3  # of all processes together, each time that one of them has ended in an unforeseen way
 STORE, FAILURE = "IMAGEPIPE_STORE", "IMAGEPIPE_FAILURE"  # files by which `launch` and its processes meet
@@ -230,7 +230,7 @@ def launch(size: int, command: Sequence[str]) -> None:
 
     Where one ends in an unforeseen way, all are started anew, up to RESTARTS times. They talk over loopback only, and
     find each other by files. Raises the ImagepipeError that one of them met, after which none is started, and
-    EnvironmentFault where they kept ending.
+    EnvironmentFault where they kept ending, or the folder for temporary files is full.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -242,7 +242,7 @@ def launch(size: int, command: Sequence[str]) -> None:
     rendezvous_handler_registry.register("imagepipe", make_rendezvous)
     with tempfile.TemporaryDirectory() as folder:
         failure = Path(folder, "failure.json")
-        failure.with_name(ROOM).write_bytes(bytes(ROOM_BYTES))
+        write_bytes(failure.with_name(ROOM), bytes(ROOM_BYTES), durable=False)
         os.environ |= {STORE: f"{folder}/store", FAILURE: str(failure)}
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name_loopback())
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name_loopback()}")  # without `=`, all whose names begin so
