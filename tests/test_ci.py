@@ -223,7 +223,7 @@ def test_a_clone_gets_everything_from_the_remote_and_runs_nothing(clone: Path, r
     assert "no evidence of a difference between HEAD and workspace" in summary
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_without_a_remote_the_pipeline_runs(tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run) -> None:
     """`dvc repro --pull` would end with an error."""
     folder = copy_project(tmp_path)

@@ -116,6 +116,7 @@ def test_a_new_learning_rate_reruns_train_and_evaluate_only(project: Path, run_i
     assert json.loads((project / "reports/train/metrics.json").read_text())["epochs"] == 30
 
 
+@pytest.mark.proof
 def test_dvc_killed_in_mid_training_and_run_again_gives_the_same_bytes(
     project: Path, tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
 ) -> None:

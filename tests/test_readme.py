@@ -108,7 +108,7 @@ def test_the_default_result_is_the_committed_one() -> None:
         assert f"| HEAD | {accuracy} | {low} to {high} | {test['images']} |" in page
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_two_runs_compare_as_the_page_shows(project: Path, tmp_path: Path, run_in: Run) -> None:
     folder = shutil.copytree(project, tmp_path / "copy", symlinks=True)
     assert run_in(folder, "git", *GIT_NAME, "commit", "--allow-empty", "-qam", "run").returncode == 0

@@ -326,7 +326,7 @@ run_stage(main)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_nobody_waits_for_a_process_that_met_an_error_before_it_joined(tmp_path: Path) -> None:
     (tmp_path / "early.py").write_text(EARLY, "utf-8")
     done = subprocess.run(

@@ -203,7 +203,7 @@ def note_failure(error: ImagepipeError) -> bool:
     with suppress(OSError):
         path.with_name(ROOM).unlink()
     try:
-        write_json(path, {"kind": type(error).__name__, "message": str(error)}, durable=False)
+        write_json(path, {"exit_code": error.exit_code, "message": str(error)}, durable=False)
     except EnvironmentFault:
         return False
     return True
@@ -280,8 +280,8 @@ def launch(size: int, command: Sequence[str]) -> None:
 
 def raise_failure(failure: dict[str, Any]) -> None:
     """Raise what a process met."""
-    kinds = {kind.__name__: kind for kind in (InputError, EnvironmentFault)}
-    raise kinds.get(failure["kind"], InputError)(failure["message"])
+    kinds = {kind.exit_code: kind for kind in (InputError, EnvironmentFault)}
+    raise kinds[failure["exit_code"]](failure["message"])
 
 
 def describe_signal(code: int) -> str:
