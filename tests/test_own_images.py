@@ -227,6 +227,7 @@ def test_catfish_from_folders_without_a_test_part(
     }
 
 
+@pytest.mark.proof
 def test_a_folder_that_dvc_tracks_is_read_where_it_is_and_a_new_image_costs_one(
     tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
 ) -> None:

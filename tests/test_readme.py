@@ -183,7 +183,7 @@ def read_state(project: Path) -> dict[str, object]:
     return outs | {"source": (path, [hash_file(file) for file in sorted((project / path).rglob("*.png"))])}
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_ones_own_images_and_what_reruns_then_are_as_the_page_says(
     tmp_path: Path, copy_project: Callable[[Path], Path], run_in: Run
 ) -> None:
