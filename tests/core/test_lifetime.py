@@ -168,13 +168,18 @@ def test_an_exit_that_python_has_lost_is_repeated_by_the_next_signal(tmp_path: P
     assert process.returncode == 128 + signal.SIGTERM
 
 
+def kill_parent(folder: Path, code: str, word: str) -> str:
+    """What a stage prints after `word`, at which the shell that has started it is killed."""
+    (folder / "stage.py").write_text(code, "utf-8")
+    with start(folder, "sh", "-c", f"{sys.executable} stage.py & wait", DVC_STAGE="stage") as process:
+        wait_for(process, word)
+        process.kill()
+        return read_rest(process)
+
+
 def test_the_end_of_the_parent_is_answered_even_where_python_loses_the_exit(tmp_path: Path) -> None:
     """The shell ends while the stage deletes an object."""
-    (tmp_path / "deaf.py").write_text(DEAF, "utf-8")
-    with start(tmp_path, "sh", "-c", f"{sys.executable} deaf.py & wait", DVC_STAGE="deaf") as process:
-        wait_for(process, "busy")
-        process.kill()
-        printed = read_rest(process)
+    printed = kill_parent(tmp_path, DEAF, "busy")
     assert ENDED.format("SIGTERM") in printed
     assert printed.endswith("works on\nleaves\nleft\n")
 
@@ -266,11 +271,7 @@ time.sleep(60)
 
 
 def test_a_stage_whose_dvc_ended_before_it_could_look_ends_at_once(tmp_path: Path) -> None:
-    (tmp_path / "late.py").write_text(LATE, "utf-8")
-    with start(tmp_path, "sh", "-c", f"{sys.executable} late.py & wait", DVC_STAGE="late") as process:
-        wait_for(process, "began")
-        process.kill()
-        printed = read_rest(process)
+    printed = kill_parent(tmp_path, LATE, "began")
     if printed.startswith("another process"):
         pytest.skip(printed)
     assert printed == ENDED.format("SIGTERM")
