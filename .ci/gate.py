@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from project import has_remote, run_script
 
@@ -28,41 +28,47 @@ def ask_dvc(*command: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def list_changes(status: dict[str, Any]) -> Iterator[str]:
-    """What differs from the lock, out of `dvc status`."""
+class Finding(NamedTuple):
+    """A difference from the lock: what a stage reads or writes at `path`; of commands and params the kind says all."""
+
+    stage: str
+    kind: str
+    path: str = ""
+    state: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.kind}" + (f": {self.path} {self.state}" if self.path else "")
+
+
+def list_findings(status: dict[str, Any]) -> Iterator[Finding]:
+    """All that `dvc status` says."""
     for stage, changes in status.items():
         for change in changes:
             if isinstance(change, str):  # such as `changed command`
-                yield f"{stage}: {change}"
+                yield Finding(stage, change)
                 continue
             for kind, paths in change.items():
                 for path, state in paths.items():
-                    if isinstance(state, dict):  # a section of the params
-                        yield from (f"{stage}: {kind}: {path}: {name} {what}" for name, what in state.items())
-                    elif state not in (DELETED, UNCACHED):
-                        yield f"{stage}: {kind}: {path} {state}"
+                    if isinstance(state, dict):  # sections of the params
+                        yield from (Finding(stage, f"{kind}: {path}: {name} {what}") for name, what in state.items())
+                    else:
+                        yield Finding(stage, kind, path, state)
 
 
-def list_lost(status: dict[str, Any]) -> Iterator[str]:
-    """What is not here and should be in a clone, too, out of `dvc status`.
+def select_lost(findings: list[Finding]) -> list[Finding]:
+    """What is not here and should be in a clone, too.
 
     A clone may lack outputs, and the folder or archive that fetch reads, where Git has never had them, or ignores them.
     """
-    kinds = [
-        (stage, kind, paths)
-        for stage, changes in status.items()
-        for change in changes
-        if isinstance(change, dict)
-        for kind, paths in change.items()
+    deleted = [finding for finding in findings if finding.state == DELETED]
+    if not deleted:
+        return []
+    elsewhere = [Path(finding.path) for finding in findings if finding.kind == "changed outs"] + [read_source()]
+    return [
+        finding
+        for finding in deleted
+        if not any(Path(finding.path).is_relative_to(place) for place in elsewhere) or is_missed(finding.path)
     ]
-    outputs = [Path(path) for _, kind, paths in kinds if kind == "changed outs" for path in paths]
-    lost = [(stage, kind, path) for stage, kind, paths in kinds for path, state in paths.items() if state == DELETED]
-    if not lost:
-        return
-    elsewhere = [*outputs, read_source()]
-    for stage, kind, path in lost:
-        if not any(Path(path).is_relative_to(place) for place in elsewhere) or is_missed(path):
-            yield f"{stage}: {kind}: {path} {DELETED}"
 
 
 def read_source() -> Path:
@@ -90,14 +96,15 @@ def list_unpushed() -> list[str]:
 
 
 def main() -> None:
-    status = ask_dvc("status")
-    changed, lost, unpushed = list(list_changes(status)), list(list_lost(status)), list_unpushed()
+    findings = list(list_findings(ask_dvc("status")))
+    changed = [finding for finding in findings if finding.state not in (DELETED, UNCACHED)]
+    lost, unpushed = select_lost(findings), list_unpushed()
     if changed:
         print(f"gate: dvc.lock is not that of this commit ({len(changed)}); run `dvc repro` and commit dvc.lock:")
-        print("\n".join(f"  {line}" for line in changed))
+        print("\n".join(f"  {finding}" for finding in changed))
     if lost:
         print(f"gate: not here, and only Git keeps it ({len(lost)}); bring it back and commit it:")
-        print("\n".join(f"  {line}" for line in lost))
+        print("\n".join(f"  {finding}" for finding in lost))
     if unpushed:
         print(f"gate: outputs that the remote does not have ({len(unpushed)}); run `dvc push`:")
         print("\n".join(f"  {path}" for path in unpushed))

@@ -217,8 +217,7 @@ from pathlib import Path
 from imagepipe.core.files import replace_directory, write_bytes
 write_bytes(Path("x"), b"x")
 with replace_directory(Path("out")) as staging:
-    (staging / "deep").mkdir()
-    (staging / "deep" / "y").write_bytes(b"y")
+    write_bytes(staging / "deep" / "y", b"y")
 """
 
 
@@ -246,6 +245,7 @@ def test_what_a_rename_makes_known_is_on_the_disk_before_and_the_rename_after(tm
         rf"fsync\(\d+<{top}/{part}>\)",
         rf'rename\("{part}", "x"\)',
         rf"fsync\(\d+<{top}>\)",
+        rf'rename\("{part}/deep/{part}", "{part}/deep/y"\)',
         rf"fsync\(\d+<{top}/{part}/deep/y>\)",
         rf"fsync\(\d+<{top}/{part}/deep>\)",
         rf"fsync\(\d+<{top}/{part}>\)",

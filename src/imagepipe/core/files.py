@@ -22,7 +22,7 @@ import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
 from imagepipe.core.errors import DiskFault
-from imagepipe.core.unfinished import make_unfinished, name_unfinished, remove_abandoned
+from imagepipe.core.unfinished import is_unfinished, make_unfinished, name_unfinished, remove_abandoned
 
 PIECES = 10  # of rows of a table that are written at once; a piece is what pandas itself formats at once
 
@@ -82,13 +82,15 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
     """Write `data` to `path` at once: temporary in the same folder, fsync, rename, fsync of the folder.
 
     Without `durable` nothing is fsynced: for what is written anew soon, or whose damage after a power loss would be
-    noticed. Raises EnvironmentFault where the system refuses (disk full, read-only, permission).
+    noticed. Nor is it in a folder that is written aside, since all of that is before it takes its place. Raises
+    EnvironmentFault where the system refuses (disk full, read-only, permission).
     """
     write_blocks(path, [data], durable)
 
 
 def write_blocks(path: Path, blocks: Iterable[bytes], durable: bool = True) -> None:
     """As `write_bytes`, for what is made piece by piece, so that it need not be in memory at once."""
+    durable = durable and not is_unfinished(path.parent)
     with report_write_errors(path) as need:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent)

@@ -20,6 +20,11 @@ def name_unfinished() -> str:
     return f".{os.getpid()}@{name_place()}.{secrets.token_hex(8)}.part"
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether `path`, or a folder above it, is written aside."""
+    return any(map(_UNFINISHED.fullmatch, path.parts))
+
+
 def name_place() -> str:
     """Where numbers of processes mean something: the machine and, on Linux, the namespace, since containers may share
     the machine's name and count their processes for themselves."""
