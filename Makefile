@@ -12,7 +12,7 @@ help:
 	@echo 'make repro [RECIPE=name]  install what is needed, run the pipeline, print the result'
 	@echo 'make test                 format, lint, types and every test but the proofs'
 	@echo 'make test-fast            the same without the slow tests'
-	@echo 'make prove                the slow proofs: hostile inputs, faults, other circumstances (three quarters of an hour)'
+	@echo 'make prove                the slow proofs: hostile inputs, faults, other circumstances (half an hour)'
 	@echo 'make check                format, lint and types only'
 	@echo 'make docs                 the pages of the Python API, from its docstrings, into site/'
 	@echo 'make bench [DATA=folder]  measure what README and docs promise (more than an hour; data: CONTRIBUTING.md)'
