@@ -94,6 +94,36 @@ def test_groups_of_folds_by_hand(tmp_path: Path) -> None:
     assert spread.difference.high == pytest.approx(0.02 + 2.7764451051977987 * error)
 
 
+def test_folds_that_agree_to_the_last_image_are_not_judged(tmp_path: Path) -> None:
+    """19/20 - 18/20 and 18/20 - 17/20 are the same twentieth, and as floats they are not."""
+    names = [write_folds(tmp_path, 0.1, [18, 17], 20), write_folds(tmp_path, 0.2, [19, 18], 20)]
+    found = compare(names, 0.95)
+    assert (found.spreads[0].p, found.spreads[0].verdict) == (None, "no evidence")
+    assert "+5.00 points, and all folds agree" in found.list_verdicts()[0]
+
+
+def test_only_what_is_tested_counts_as_a_comparison(tmp_path: Path) -> None:
+    runs = ((0.1, [18, 17]), (0.2, [19, 18]), (0.3, [19, 17]))
+    found = compare([write_folds(tmp_path, lr, rights, 20) for lr, rights in runs], 0.95)
+    assert [spread.p is None for spread in found.spreads] == [True, False]
+    assert "corrected" not in found.list_verdicts()[1]
+
+
+def test_folds_that_were_thinned_out_are_not_compared(tmp_path: Path) -> None:
+    names = [write_folds(tmp_path, lr, [18, 17], 20) for lr in (0.1, 0.2)]
+    for path in tmp_path.glob("*/params.yaml"):
+        path.write_text(path.read_text("utf-8").replace("split:\n", "split:\n  limit_per_split: 20\n"), "utf-8")
+    with pytest.raises(InputError, match=r"split\.limit_per_split is 20; folds are compared by the shares"):
+        compare(names, 0.95)
+
+
+def test_how_results_are_shown_makes_no_other_run(tmp_path: Path) -> None:
+    names = write_seeds(tmp_path, 0.1, [89, 91])
+    with (tmp_path / "0.1-2" / "params.yaml").open("a", encoding="utf-8") as file:
+        file.write("evaluate:\n  gallery: 9\nbalance:\n  max_ratio: 3\n")
+    assert compare([names], 0.95).kind == "seeds"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

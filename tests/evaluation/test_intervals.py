@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from imagepipe.evaluation.intervals import measure_proportion, number_groups, resample, take_percentiles
+from imagepipe.evaluation.intervals import find_tail, measure_proportion, number_groups, resample, take_percentiles
 
 
 def test_wilson_interval_by_its_formula() -> None:
@@ -52,6 +52,18 @@ def test_the_bootstrap_of_a_mean_has_the_spread_of_theory() -> None:
 
 def test_percentiles_leave_out_what_is_not_defined() -> None:
     draws = np.array([[1.0, np.nan, np.nan], [3.0, np.nan, 5.0], [2.0, np.nan, 5.0]])
-    low, high = take_percentiles(draws, 0.5)
+    low, high = take_percentiles(draws, np.arange(4), 0.5)
     assert low.tolist() == pytest.approx([1.5, np.nan, 5.0], nan_ok=True)
     assert high.tolist() == pytest.approx([2.5, np.nan, 5.0], nan_ok=True)
+
+
+def test_few_groups_reach_further() -> None:
+    """Two groups: t of one degree of freedom leaves 2.5 % beyond 12.7062, and √2 · 12.7 leaves nothing; of 30 groups:
+    √(30/29) · 2.04523 = 2.08020 leaves 1.8753 % of the normal distribution."""
+    assert find_tail(np.arange(7), 0.95) == pytest.approx(0.025)
+    assert find_tail(np.repeat(np.arange(30), 2), 0.95) == pytest.approx(0.018753, abs=1e-6)
+    assert find_tail(np.array([0, 0, 1]), 0.95) < 1e-9
+
+
+def test_one_unit_has_no_interval() -> None:
+    assert np.isnan(take_percentiles(np.ones((5, 2)), np.zeros(9, np.int64), 0.95)).all()

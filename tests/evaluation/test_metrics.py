@@ -21,6 +21,7 @@ from imagepipe.evaluation.metrics import (
     Measured,
     count_confusions,
     describe_accuracy,
+    find_log_odds,
     list_confusions,
     list_predicted_classes,
     measure_predictions,
@@ -142,7 +143,39 @@ def test_images_of_a_group_count_as_one_draw() -> None:
     together = measure(make_predictions(outcomes, "ab", groups=names)).scores["accuracy"]
     assert together.value == alone.value == 0.8
     assert together.high - together.low > 3 * (alone.high - alone.low)
-    assert together.low == pytest.approx(0.5, abs=0.11)
+    assert together.low == pytest.approx(0.45, abs=0.11)  # four or five of ten groups right have a chance of 0.9 %
+
+
+def test_top_k_of_groups_has_their_interval_and_groups_of_one_image_change_nothing() -> None:
+    outcomes = [("a", "a")] * 160 + [("a", "b")] * 40
+    found = measure(make_predictions(outcomes, groups="".join(letter * 20 for letter in "qrstuvwxyz"))).scores
+    assert found["top_2_accuracy"].low == found["top_2_accuracy"].high == 1.0  # no group has another figure
+    plain = measure(make_predictions(outcomes))
+    own = make_predictions(outcomes).assign(group=[f"patient {number}" for number in range(200)])
+    named = measure(own)
+    assert named.scores == plain.scores
+    pd.testing.assert_frame_equal(named.classes, plain.classes)
+
+
+def test_one_group_alone_says_nothing_of_others() -> None:
+    found = measure(make_predictions([("a", "a")] * 8 + [("b", "a")] * 2, groups="x" * 10))
+    accuracy = found.scores["accuracy"]
+    assert (accuracy.value, accuracy.low, accuracy.high) == (0.8, 0.0, 1.0)
+    assert found.scores["macro_f1"].value == pytest.approx((8 / 9 + 0) / 2)
+    assert np.isnan([found.scores["macro_f1"].low, found.scores["top_2_accuracy"].high]).all()
+    assert found.classes[["recall_low", "f1_high"]].isna().all(axis=None)
+
+
+def test_images_rank_by_their_odds_where_probabilities_are_1_to_the_last_digit() -> None:
+    """The logits of two classes; b's images are told from a's by all but one pair of six, for both classes alike."""
+    logits = np.array([(0, 60), (0, 50), (0, 45), (45, 0), (0, 48), (60, 0)], np.float64)
+    table = pd.DataFrame({"class": list("bbbaaa"), "predicted": list("bbbaba"), "split": "test"})
+    table = table.assign(**{f"logit:{name}": logits[:, index] for index, name in enumerate("ab")})
+    classes = measure(table, top_k=1).classes
+    assert classes["roc_auc"].tolist() == [round(8 / 9, 6)] * 2
+    odds = find_log_odds(logits)
+    assert odds.T.tolist() == [[-60, -50, -45, 45, -48, 60], [60, 50, 45, -45, 48, -60]]
+    assert find_log_odds(np.zeros((1, 4))).tolist() == [pytest.approx([-math.log(3)] * 4)]
 
 
 def test_there_is_no_top_k_where_there_are_no_more_classes() -> None:

@@ -89,6 +89,22 @@ def test_images_of_a_group_count_as_one(tmp_path: Path) -> None:
     assert pair.classes[0].p == 0.25
 
 
+def test_groups_that_one_run_alone_knows_count_in_either_order(tmp_path: Path) -> None:
+    """Nineteen images won in three groups; a run's own accuracy has the interval of its own groups."""
+    first, second = split_right(0, 0, 19, 11)
+    groups = ["", *["p"] * 7, *["q"] * 7, *["r"] * 5, *["s"] * 11]
+    tables = [make_table(first), make_table(second).assign(group=groups)]
+    names = [write_run(tmp_path / name, table) for name, table in zip("ab", tables, strict=True)]
+    found = [compare(order, 0.95) for order in (names, names[::-1])]
+    assert [(one.pairs[0].groups, one.pairs[0].exact, one.pairs[0].verdict) for one in found] == [
+        (4, 0.25, "no evidence")
+    ] * 2
+    plain, grouped = (run.accuracy for run in found[0].runs)
+    assert plain == measure_proportion(0, 30, 0.95)
+    assert (grouped.value, grouped.low, grouped.high) == (pytest.approx(19 / 30), 0, 1)
+    assert found[0].pairs[0].test == "Randomisation test over groups"
+
+
 def test_groups_of_one_image_each_change_nothing(tmp_path: Path) -> None:
     first, second = split_right(59, 6, 16, 80)
     names = [f"g{number}" for number in range(162)]
@@ -181,6 +197,11 @@ def test_the_same_key_has_to_be_the_same_image(tmp_path: Path, column: str, what
     other.loc[2, column] = "dog" if column == "class" else "0" * 64
     other.loc[2, column] = "NA" if column == "class" else "0" * 64
     assert f"{what} (1):\n  00001\n" in refuse(tmp_path, table, other)
+
+
+def test_the_same_key_has_to_be_in_the_same_group(tmp_path: Path) -> None:
+    tables = [make_table([True] * 3).assign(group=["", *names]) for names in ("ppq", "pqq")]
+    assert "the same key in another group (1):\n  00001\n" in refuse(tmp_path, *tables)
 
 
 def test_class_lists_are_compared_by_name(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from imagepipe.evaluation.significance import (
     compare_signs,
     correct_holm,
     measure_difference,
-    resample_difference,
+    resample_mean,
 )
 
 
@@ -114,7 +114,7 @@ def test_newcombes_interval_holds_the_difference_and_turns_with_it(
 def test_the_bootstrap_is_wider_than_the_images_alone_would_be() -> None:
     """Ten groups of ten images each that change sides together."""
     differences = np.repeat([1] * 6 + [-1] * 4, 10)
-    found = resample_difference(differences, np.repeat(np.arange(10), 10), 0.95)
+    found = resample_mean(differences, np.repeat(np.arange(10), 10), 0.95, (-1, 1))
     right, better = make_pairs(0, 40, 60, 0)
     alone = measure_difference(right, better, 0.95)
     assert found.value == alone.value == 0.2
@@ -125,12 +125,12 @@ def test_the_bootstrap_is_wider_than_the_images_alone_would_be() -> None:
 
 def test_the_bootstrap_weighs_groups_by_their_images_and_repeats() -> None:
     differences, units = np.array([1, 1, 1, 0, 0, 0, 0, 0, -1, 0]), np.array([0, 0, 0, 1, 1, 1, 1, 1, 2, 3])
-    assert resample_difference(differences, units, 0.9) == resample_difference(differences, units, 0.9)
-    assert resample_difference(differences, units, 0.9).value == 0.2
+    assert resample_mean(differences, units, 0.9, (-1, 1)) == resample_mean(differences, units, 0.9, (-1, 1))
+    assert resample_mean(differences, units, 0.9, (-1, 1)).value == 0.2
 
 
 def test_one_group_alone_says_nothing() -> None:
-    found = resample_difference(np.array([1, 1, 1, 0]), np.zeros(4, np.int64), 0.95)
+    found = resample_mean(np.array([1, 1, 1, 0]), np.zeros(4, np.int64), 0.95, (-1, 1))
     assert (found.value, found.low, found.high) == (0.75, -1, 1)
 
 

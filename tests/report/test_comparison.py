@@ -200,3 +200,13 @@ def test_the_page_of_seeds_has_their_spread(tmp_path: Path) -> None:
     )
     reader, _ = read_page(tmp_path, compare([group, group], 0.95))
     assert "7.07" in reader.text
+    assert f"{group} against {group}" in reader.text
+
+
+def test_tests_over_groups_are_called_so(tmp_path: Path) -> None:
+    tables = [make_table(right).assign(group=["", "p", "p", "q"]) for right in ([True] * 3, [False, False, True])]
+    found = compare([write_run(tmp_path / name, table) for name, table in zip("ab", tables, strict=True)], 0.95)
+    assert "Randomisation test over groups: mid-p" in format_markdown(found)
+    reader, _ = read_page(tmp_path, found)
+    assert "Randomisation test over groups, on the images" in reader.text
+    assert "McNemar" not in reader.text

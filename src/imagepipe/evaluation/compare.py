@@ -6,16 +6,19 @@ All of it follows from the predictions tables; no model is loaded.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from imagepipe.core.errors import InputError
-from imagepipe.evaluation.groups import Kind, RunGroup, Spread, compare_groups, describe_spread
-from imagepipe.evaluation.intervals import Interval, measure_proportion
+from imagepipe.evaluation.groups import Kind, RunGroup, Spread, compare_groups, count_right, describe_spread
+from imagepipe.evaluation.intervals import Interval, is_grouped, measure_proportion, number_groups
 from imagepipe.evaluation.pairs import Pair, compare_pairs, describe_pair
 from imagepipe.evaluation.runs import Run, read_run
+from imagepipe.evaluation.significance import resample_mean
 
 
 @dataclass(frozen=True, slots=True)
 class RunAccuracy:
-    """One run by itself; the interval is Wilson's."""
+    """One run by itself; the interval is Wilson's, or the bootstrap's over groups where images come in such."""
 
     run: str
     images: int
@@ -40,12 +43,10 @@ class Comparison:
 
     def list_verdicts(self) -> list[str]:
         """One plain sentence for each comparison."""
+        corrected = sum(spread.p is not None for spread in self.spreads)
         return [
             *(describe_pair(pair, self.confidence, len(self.pairs)) for pair in self.pairs),
-            *(
-                describe_spread(spread, self.kind, self.groups, self.confidence, len(self.spreads))
-                for spread in self.spreads
-            ),
+            *(describe_spread(spread, self.kind, self.groups, self.confidence, corrected) for spread in self.spreads),
         ]
 
 
@@ -78,5 +79,10 @@ def split_names(name: str) -> list[str]:
 
 def measure_run(run: Run, confidence: float) -> RunAccuracy:
     """The run's own accuracy on test."""
-    right = int((run.test["class"] == run.test["predicted"]).sum())
-    return RunAccuracy(run.name, len(run.test), measure_proportion(right, len(run.test), confidence))
+    units = number_groups(run.test["group"].tolist())
+    if is_grouped(units):
+        right = np.asarray(run.test["class"] == run.test["predicted"], np.int64)
+        accuracy = resample_mean(right, units, confidence, (0.0, 1.0))
+    else:
+        accuracy = measure_proportion(count_right(run), len(run.test), confidence)
+    return RunAccuracy(run.name, len(run.test), accuracy)

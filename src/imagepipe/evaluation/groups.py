@@ -21,6 +21,8 @@ from imagepipe.evaluation.significance import (
 
 Kind = Literal["seeds", "folds"]
 
+PRESENTATION = ("balance.", "evaluate.")  # sections of params that change no prediction
+
 
 @dataclass(frozen=True, slots=True)
 class RunGroup:
@@ -71,8 +73,8 @@ def compare_groups(
     found = [
         compare_seeds(sums[0].accuracies, other.accuracies, confidence)
         if kind == "seeds"
-        else compare_folds(subtract(sums[0], other), find_ratio(groups[0][0]), confidence)
-        for other in sums[1:]
+        else compare_folds(subtract(groups[0], group), find_ratio(groups[0][0]), confidence)
+        for group, other in zip(groups[1:], sums[1:], strict=True)
     ]
     corrected = iter(correct_holm([difference.p for difference in found if difference.p is not None]))
     spreads: list[Spread] = []
@@ -93,7 +95,8 @@ def find_kind(group: Sequence[Run], name: str) -> Kind:
             f"{', '.join(unknown)}: without params.yaml nobody can tell whether runs differ in their seed alone; put "
             "it beside predictions.csv."
         )
-    changed = sorted({change.name for run in group[1:] for change in list_changes(group[0], run)})
+    names = {change.name for run in group[1:] for change in list_changes(group[0], run)}
+    changed = sorted(name for name in names if not name.startswith(PRESENTATION))
     kinds: dict[str, Kind] = {SEED: "seeds", FOLD: "folds"}
     if len(changed) != 1 or changed[0] not in kinds:
         raise InputError(
@@ -137,17 +140,31 @@ def check_folds(groups: Sequence[Sequence[Run]], names: Sequence[str]) -> None:
 
 def sum_up(group: Sequence[Run], name: str) -> RunGroup:
     """Mean and sample standard deviation of the accuracy."""
-    accuracies = [float((run.test["class"] == run.test["predicted"]).mean()) for run in group]
+    accuracies = [count_right(run) / len(run.test) for run in group]
     return RunGroup(name, accuracies, float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)))
 
 
-def subtract(base: RunGroup, other: RunGroup) -> list[float]:
-    """Accuracy of `other` less that of `base`, fold by fold."""
-    return [new - old for old, new in zip(base.accuracies, other.accuracies, strict=True)]
+def count_right(run: Run) -> int:
+    """The test images whose class the run predicts."""
+    return int((run.test["class"] == run.test["predicted"]).sum())
+
+
+def subtract(base: Sequence[Run], other: Sequence[Run]) -> list[float]:
+    """Accuracy of `other` less that of `base`, fold by fold; from whole numbers, so that equal ones are equal."""
+    return [(count_right(new) - count_right(old)) / len(new.test) for old, new in zip(base, other, strict=True)]
 
 
 def find_ratio(run: Run) -> float:
-    """Images of test over images of train, as split.folds and split.fractions have them."""
+    """Images of test over images of train, as split.folds and split.fractions have them.
+
+    Raises InputError where split.limit_per_split leaves fewer, nobody knows of which.
+    """
+    limit = (run.params or {}).get("split.limit_per_split")
+    if limit:
+        raise InputError(
+            f"{run.name}: split.limit_per_split is {limit}; folds are compared by the shares that split.fractions "
+            "gives train and test, which it changes. Set it to 0 and run the folds again."
+        )
     train, val = (get_number(run, f"split.fractions.{split}") for split in ("train", "val"))
     return (train + val) / (train * (get_number(run, "split.folds") - 1))
 

@@ -1,12 +1,13 @@
 """How far a figure may be off by the luck of which images stand in test: intervals for proportions and for the rest."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 
 from imagepipe.core.seeds import derive_seed, draw_uniform
 
@@ -36,27 +37,53 @@ def number_groups(groups: Sequence[str]) -> NDArray[np.int64]:
     return np.asarray(pd.factorize(names)[0], np.int64)
 
 
+def count_units(units: NDArray[np.int64]) -> int:
+    """How many units there are; fewer than images where images come in groups."""
+    return int(units.max()) + 1
+
+
+def is_grouped(units: NDArray[np.int64]) -> bool:
+    """Whether any images are drawn together."""
+    return count_units(units) < len(units)
+
+
 def resample(units: NDArray[np.int64], resamples: int) -> Iterator[NDArray[np.float64]]:
     """How often each image (N,) is in each of the bootstrap's resamples, which draw as many units as there are.
 
     Efron, Bootstrap methods, Annals of Statistics 7, 1979; over groups it is the cluster bootstrap (Field and Welsh,
     JRSS B 69, 2007), since the images of a group share what makes them easy or hard.
     """
-    count = int(units.max()) + 1
+    count = count_units(units)
     places = np.arange(count)
     for number in range(resamples):
         drawn = (draw_uniform(places, derive_seed(STREAM, "resample", number), 1)[:, 0] * count).astype(np.int64)
         yield np.bincount(drawn, minlength=count).astype(np.float64)[units]
 
 
-def take_percentiles(draws: NDArray[np.float64], confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Low and high bounds of each column of `draws` (resamples, columns); NaN where a column holds nothing else.
+def take_percentiles(
+    draws: NDArray[np.float64], units: NDArray[np.int64], confidence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Low and high bounds of each column of `draws` (resamples, columns), which `resample` of `units` has given.
 
-    What is not defined in a resample, as the recall of a class that is not in it, does not count.
+    What is not defined in a resample, as the recall of a class that is not in it, does not count. NaN where a column
+    holds nothing else, and where there is but one unit, which says nothing of others.
     """
     bounds = np.full((2, draws.shape[1]), np.nan)
     defined = np.isfinite(draws).any(axis=0)
-    tail = 50 * (1 - confidence)
-    if defined.any():
+    if count_units(units) > 1 and defined.any():
+        tail = 100 * find_tail(units, confidence)
         bounds[:, defined] = np.nanpercentile(draws[:, defined], [tail, 100 - tail], axis=0)
     return bounds[0], bounds[1]
+
+
+def find_tail(units: NDArray[np.int64], confidence: float) -> float:
+    """The share of resamples that lie beyond each bound of an interval; there are two units or more.
+
+    Over groups it is that of the expanded percentile interval, which reaches further the fewer there are, since
+    resamples of few vary too little (T. C. Hesterberg, What teachers should know about the bootstrap, The American
+    Statistician 69, 2015).
+    """
+    if not is_grouped(units):
+        return (1 - confidence) / 2
+    count = count_units(units)
+    return float(norm.sf(math.sqrt(count / (count - 1)) * t.ppf((1 + confidence) / 2, count - 1)))

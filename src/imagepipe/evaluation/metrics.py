@@ -6,13 +6,14 @@ the bootstrap's over groups.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import (
     average_precision_score,
@@ -29,7 +30,15 @@ from imagepipe.evaluation.calibration import (
     fit_temperature,
     tabulate_calibration,
 )
-from imagepipe.evaluation.intervals import Interval, measure_proportion, number_groups, resample, take_percentiles
+from imagepipe.evaluation.intervals import (
+    Interval,
+    count_units,
+    is_grouped,
+    measure_proportion,
+    number_groups,
+    resample,
+    take_percentiles,
+)
 from imagepipe.evaluation.predictions import LOGIT
 
 Array = NDArray[np.float64]
@@ -40,8 +49,8 @@ COUNTED = ("accuracy", "macro_precision", "macro_f1", "balanced_accuracy", "matt
 class Outcomes:
     """What the predictions of one split are measured by.
 
-    `labels` and `predicted` (N,) are class indices, `logits` (N, classes) float64, `units` (N,) say which images are
-    drawn together (`number_groups`), and `grouped` whether any are.
+    `labels` and `predicted` (N,) are class indices, `logits` (N, classes) float64, and `units` (N,) say which images
+    are drawn together (`number_groups`).
     """
 
     classes: list[str]
@@ -49,7 +58,6 @@ class Outcomes:
     predicted: NDArray[np.int64]
     logits: Array
     units: NDArray[np.int64]
-    grouped: bool
 
 
 def list_predicted_classes(predictions: pd.DataFrame) -> list[str]:
@@ -73,7 +81,6 @@ def read_outcomes(predictions: pd.DataFrame) -> Outcomes:
         number_classes(predictions, "predicted"),
         predictions[[f"{LOGIT}{name}" for name in classes]].to_numpy(np.float64),
         number_groups(groups),
-        any(groups),
     )
 
 
@@ -163,7 +170,8 @@ def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence
     `temperature` (`…_scaled`).
 
     Accuracies are proportions, with Wilson's interval where there are no groups; what is counted or averaged has the
-    bootstrap's, over groups where there are any; the others have none (NaN).
+    bootstrap's, over groups where there are any; the others have none (NaN). Where all images are of one group, nobody
+    knows how far others may lie: the accuracy's interval is 0 to 1, and nothing else has one.
 
     The table has a row a class: `class`, `images`, `predicted`, `precision`, `recall`, `f1` with `_low` and `_high`,
     `roc_auc`, `average_precision`. Precision and recall are proportions too: for 36 right ones of 36 the bootstrap
@@ -177,18 +185,28 @@ def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence
     ones = np.ones(len(rows))
     counts = count_classes(outcomes, ones)
     values = measure_counted(counts, losses, squares, ones)
+    hits = find_hits(outcomes, top_k)
     draws, class_draws = [], []
     for weights in resample(outcomes.units, resamples):
         drawn = count_classes(outcomes, weights)
-        draws.append(measure_counted(drawn, losses, squares, weights))
+        draws.append([*measure_counted(drawn, losses, squares, weights), hits @ weights / weights.sum()])
         shares = [find_precisions(drawn), find_recalls(drawn), find_f1(drawn)]
         class_draws.append(np.concatenate(shares))
-    low, high = take_percentiles(np.array(draws), confidence)
-    scores = {name: Interval(*row) for name, *row in zip(COUNTED, values, low, high, strict=True)}
-    if not outcomes.grouped:
-        scores["accuracy"] = measure_proportion(int(counts.right.sum()), len(rows), confidence)
-    classes = tabulate_classes(outcomes, counts, np.array(class_draws), probabilities, confidence)
-    scores |= measure_ranks(outcomes, classes, top_k, confidence)
+    bounds = take_percentiles(np.array(draws), outcomes.units, confidence)
+    class_bounds = take_percentiles(np.array(class_draws), outcomes.units, confidence)
+    ranked = f"top_{top_k}_accuracy"
+    named = zip([*COUNTED, ranked], [*values, float(hits.mean())], *bounds, strict=True)
+    scores = {name: Interval(*row) for name, *row in named}
+    if not is_grouped(outcomes.units):
+        for name, right in (("accuracy", counts.right.sum()), (ranked, hits.sum())):
+            scores[name] = measure_proportion(int(right), len(rows), confidence)
+    elif count_units(outcomes.units) == 1:
+        scores["accuracy"] = Interval(scores["accuracy"].value, 0.0, 1.0)
+    if len(outcomes.classes) <= top_k:
+        del scores[ranked]
+    classes = tabulate_classes(outcomes, counts, class_bounds, confidence)
+    for name in ("roc_auc", "average_precision"):
+        scores[name] = state(float(classes.loc[classes["images"] > 0, name].mean()))
     scaled = find_log_probabilities(outcomes.logits, temperature)
     tables = (
         tabulate_calibration(probabilities, outcomes.labels),
@@ -204,18 +222,27 @@ def find_squares(probabilities: Array, labels: NDArray[np.int64]) -> Array:
     return (probabilities**2).sum(axis=1) - right**2 + (1 - right) ** 2
 
 
-def measure_ranks(outcomes: Outcomes, classes: pd.DataFrame, top_k: int, confidence: float) -> dict[str, Interval]:
-    """What the order of the classes, or of the images, decides."""
-    scores: dict[str, Interval] = {}
-    if len(outcomes.classes) > top_k:
-        own = outcomes.logits[np.arange(len(outcomes.labels)), outcomes.labels][:, None]
-        earlier = np.arange(len(outcomes.classes)) < outcomes.labels[:, None]  # of a tie, the lowest class is first
-        ranks = (outcomes.logits > own).sum(axis=1) + ((outcomes.logits == own) & earlier).sum(axis=1)
-        hits = int((ranks < top_k).sum())
-        scores[f"top_{top_k}_accuracy"] = measure_proportion(hits, len(ranks), confidence)
-    for name in ("roc_auc", "average_precision"):
-        scores[name] = state(float(classes.loc[classes["images"] > 0, name].mean()))
-    return scores
+def find_hits(outcomes: Outcomes, top_k: int) -> NDArray[np.bool_]:
+    """Whether each sample's class (N,) is among the `top_k` first; of a tie, the lowest class is first."""
+    own = outcomes.logits[np.arange(len(outcomes.labels)), outcomes.labels][:, None]
+    earlier = np.arange(len(outcomes.classes)) < outcomes.labels[:, None]
+    ranks = (outcomes.logits > own).sum(axis=1) + ((outcomes.logits == own) & earlier).sum(axis=1)
+    return ranks < top_k
+
+
+def find_log_odds(logits: Array) -> Array:
+    """Logarithms of p / (1 - p) of each class against all others, (N, classes) for two classes or more.
+
+    They rank images as the probabilities do, also those whose probability is 1 or 0 to the last digit of a float.
+    """
+    rows, first = np.arange(len(logits)), logits.argmax(axis=1)
+    others = logits.copy()
+    others[rows, first] = -np.inf
+    logarithms = find_log_probabilities(logits)
+    logarithms[rows, first] = -np.inf  # of all but the first, 1 - p is 1/2 or more, and exact enough
+    odds = logarithms - np.log1p(-np.exp(logarithms))
+    odds[rows, first] = logits[rows, first] - logsumexp(others, axis=1)
+    return odds
 
 
 def measure_probabilities(
@@ -239,10 +266,9 @@ def state(value: float) -> Interval:
     return Interval(value, np.nan, np.nan)
 
 
-def tabulate_classes(
-    outcomes: Outcomes, counts: Counts, draws: Array, probabilities: Array, confidence: float
-) -> pd.DataFrame:
-    """The table of `measure_split`; `draws` (resamples, 3 · classes) are precision, recall and F1 of the bootstrap."""
+def tabulate_classes(outcomes: Outcomes, counts: Counts, resampled: Sequence[Array], confidence: float) -> pd.DataFrame:
+    """The table of `measure_split`; `resampled` are the bootstrap's low and high bounds (3 · classes,) of precision,
+    recall and F1."""
     absent = counts.images == 0
     columns: dict[str, Any] = {
         "class": outcomes.classes,
@@ -250,18 +276,17 @@ def tabulate_classes(
         "predicted": counts.predicted.astype(np.int64),
     }
     values = {"precision": find_precisions(counts), "recall": find_recalls(counts), "f1": find_f1(counts)}
-    bounds = zip(*(np.split(bound, 3) for bound in take_percentiles(draws, confidence)), strict=True)
+    bounds = zip(*(np.split(bound, 3) for bound in resampled), strict=True)
     trials = {"precision": counts.predicted, "recall": counts.images}
     for (name, value), (low, high) in zip(values.items(), bounds, strict=True):
-        if name in trials and not outcomes.grouped:
+        if name in trials and not is_grouped(outcomes.units):
             low, high = bound_proportions(counts.right, trials[name], confidence)
         columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
         for column in (name, f"{name}_low", f"{name}_high"):
             columns[column] = np.where(absent & (name != "precision"), np.nan, columns[column]).round(6)
+    odds = find_log_odds(outcomes.logits)
     for name, score in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
-        columns[name] = [
-            rank(score, outcomes.labels == label, probabilities[:, label]) for label in range(len(outcomes.classes))
-        ]
+        columns[name] = [rank(score, outcomes.labels == label, column) for label, column in enumerate(odds.T)]
     return pd.DataFrame(columns)
 
 
@@ -274,13 +299,13 @@ def bound_proportions(right: Array, trials: Array, confidence: float) -> tuple[A
     return bounds[0], bounds[1]
 
 
-def rank(score: Any, own: NDArray[np.bool_], probabilities: Array) -> float:
+def rank(score: Any, own: NDArray[np.bool_], odds: Array) -> float:
     """A class's figure against the rest; NaN where all images are of the class, or none."""
     if own.all() or not own.any():
         return float("nan")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UndefinedMetricWarning)
-        return round(float(score(own, probabilities)), 6)
+        return round(float(score(own, odds)), 6)
 
 
 def tabulate_ranking(outcomes: Outcomes) -> pd.DataFrame:
@@ -290,15 +315,14 @@ def tabulate_ranking(outcomes: Outcomes) -> pd.DataFrame:
     best that is to be had with at least that recall. Without rows where no class can be told from the rest.
     """
     places = np.linspace(0, 1, 101)
-    probabilities = np.exp(find_log_probabilities(outcomes.logits))
     rates, precisions = [], []
-    for label in range(len(outcomes.classes)):
+    for label, odds in enumerate(find_log_odds(outcomes.logits).T):
         own = outcomes.labels == label
         if own.all() or not own.any():
             continue
-        false, true, _ = roc_curve(own, probabilities[:, label])
+        false, true, _ = roc_curve(own, odds)
         rates.append(np.interp(places, false, true))
-        precision, recall, _ = precision_recall_curve(own, probabilities[:, label])
+        precision, recall, _ = precision_recall_curve(own, odds)
         best = np.maximum.accumulate(precision)  # recall falls along the curve
         precisions.append(best[np.searchsorted(-recall, -places, side="right") - 1])
     if not rates:

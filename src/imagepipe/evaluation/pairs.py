@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.manifest import order_classes
-from imagepipe.evaluation.intervals import Interval, number_groups
+from imagepipe.evaluation.intervals import Interval, count_units, is_grouped, number_groups
 from imagepipe.evaluation.runs import SEED, ParamChange, Run, list_changes
 from imagepipe.evaluation.significance import (
     Verdict,
@@ -18,7 +18,7 @@ from imagepipe.evaluation.significance import (
     describe_difference,
     judge,
     measure_difference,
-    resample_difference,
+    resample_mean,
 )
 
 
@@ -58,7 +58,7 @@ class Pair:
 
     `difference` is accuracy of `other` less that of `base`. `lost` and `won` are the discordant images: right in `base`
     alone, in `other` alone. `groups` is the number of groups where images come in such, which then count as one each,
-    else None. `exact` and `mid` are McNemar's p values, and `p` is mid-p after Holm's correction over all pairs, by
+    else None. `exact` and `mid` are the p values of `test`, and `p` is mid-p after Holm's correction over all pairs, by
     which the verdict goes. `changed` are the images that changed sides, those whose loss changed most first.
     """
 
@@ -78,6 +78,11 @@ class Pair:
     changed: list[ChangedImage]
     params: list[ParamChange]
     notes: list[str]
+
+    @property
+    def test(self) -> str:
+        """The test's name (see `compare_signs`)."""
+        return "McNemar" if self.groups is None else "Randomisation test over groups"
 
 
 def compare_pairs(runs: Sequence[Run], confidence: float) -> list[Pair]:
@@ -102,6 +107,10 @@ def check_same_test(base: Run, other: Run) -> None:
             differs = base.test[column].ne(other.test.loc[shared, column])
             if differs.any():
                 findings.append(list_findings(f"the same key with {what}", shared[differs].tolist()))
+        groups = base.test["group"], other.test.loc[shared, "group"]
+        differs = groups[0].ne(groups[1])
+        if all(map(any, groups)) and differs.any():
+            findings.append(list_findings("the same key in another group", shared[differs].tolist()))
     if findings:
         changed = [
             f"{change.name} is {change.base} and {change.other}"
@@ -145,11 +154,11 @@ def compare_pair(base: Run, other: Run, confidence: float) -> Pair:
     right = np.asarray(old["class"] == old["predicted"], np.bool_)
     better = np.asarray(new["class"] == new["predicted"], np.bool_)
     differences = better.astype(np.int64) - right
-    units = number_groups(old["group"].tolist())
-    count = int(units.max()) + 1
-    grouped = count < len(units)
+    groups = old["group"].tolist()
+    units = number_groups(groups if any(groups) else new["group"].tolist())  # either may know of them
+    grouped = is_grouped(units)
     if grouped:
-        difference = resample_difference(differences, units, confidence)
+        difference = resample_mean(differences, units, confidence, (-1.0, 1.0))
     else:
         difference = measure_difference(right, better, confidence)
     found = compare_signs(sum_units(differences, units))
@@ -157,7 +166,7 @@ def compare_pair(base: Run, other: Run, confidence: float) -> Pair:
         base.name,
         other.name,
         difference,
-        count if grouped else None,
+        count_units(units) if grouped else None,
         both_right=int((right & better).sum()),
         lost=int((differences < 0).sum()),
         won=int((differences > 0).sum()),

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, t
 
-from imagepipe.evaluation.intervals import Interval, measure_proportion, resample, take_percentiles
+from imagepipe.evaluation.intervals import (
+    Interval,
+    count_units,
+    measure_proportion,
+    resample,
+    take_percentiles,
+)
 
 Verdict = Literal["better", "worse", "no evidence"]
 
@@ -83,16 +89,18 @@ def measure_difference(right: NDArray[np.bool_], other: NDArray[np.bool_], confi
     return Interval(value, value - below, value + above)
 
 
-def resample_difference(differences: NDArray[np.int64], units: NDArray[np.int64], confidence: float) -> Interval:
-    """The mean of `differences` (N,), with the percentile interval of the cluster bootstrap over `units` (N,).
+def resample_mean(
+    values: NDArray[np.int64], units: NDArray[np.int64], confidence: float, most: tuple[float, float]
+) -> Interval:
+    """The mean of `values` (N,), with the percentile interval of the cluster bootstrap over groups, `units` (N,).
 
-    The draws are the same each time. A single unit says nothing of others: its interval is all that there is, -1 to 1.
+    The draws are the same each time. A single unit says nothing of others: its interval is all that there is, `most`.
     """
-    value = float(differences.mean())
-    if not units.any():
-        return Interval(value, -1.0, 1.0)
-    draws = np.array([differences @ weights / weights.sum() for weights in resample(units, RESAMPLES)])
-    low, high = take_percentiles(draws[:, None], confidence)
+    value = float(values.mean())
+    if count_units(units) == 1:
+        return Interval(value, *most)
+    draws = np.array([values @ weights / weights.sum() for weights in resample(units, RESAMPLES)])
+    low, high = take_percentiles(draws[:, None], units, confidence)
     return Interval(value, float(low[0]), float(high[0]))
 
 

@@ -73,7 +73,7 @@ def describe_pair(pair: Pair) -> list[str]:
     base, other = escape(pair.base), escape(pair.other)
     blocks = [
         f"Right in both: {pair.both_right:,}; in {base} alone: {pair.lost:,}; in {other} alone: {pair.won:,}; "
-        f"in neither: {pair.both_wrong:,}. McNemar: mid-p {pair.mid:.3g}, exact p {pair.exact:.3g}.",
+        f"in neither: {pair.both_wrong:,}. {pair.test}: mid-p {pair.mid:.3g}, exact p {pair.exact:.3g}.",
         *pair.notes,
         *describe_params(pair.params, pair.base, pair.other),
     ]
