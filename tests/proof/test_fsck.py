@@ -213,8 +213,8 @@ def test_an_object_that_cannot_be_read_is_not_called_corrupt_and_stays(
     assert sorted(list_findings(check_project(quarantine=True))) == sorted(
         [
             f"{image} (for images/b.png): {trouble}the workspace still has it: `dvc commit --force images`",
-            f"{stray}: {trouble}nothing in this commit needs it: `dvc gc --workspace` forgets such objects, "
-            "`dvc pull -A` brings them back",
+            f"{stray}: {trouble}nothing in this commit needs it; for other commits `dvc pull -A` brings it back, if a "
+            "remote has it",
             f"{table} (for table.csv): {trouble}the workspace still has it: `dvc commit --force table.csv`",
         ]
     )
@@ -355,8 +355,8 @@ def test_an_object_of_another_commit_is_nobodys(project: Path) -> None:
     stray.write_bytes(b"not that")
     (found,) = list_findings(check_project(quarantine=False))
     assert found == (
-        f"{stray}: is corrupt: its content has another hash; nothing in this commit needs it: `dvc gc --workspace` "
-        "forgets such objects, `dvc pull -A` brings them back"
+        f"{stray}: is corrupt: its content has another hash; nothing in this commit needs it; for other commits "
+        "`dvc pull -A` brings it back, if a remote has it"
     )
 
 
@@ -536,3 +536,30 @@ def test_the_command_ends_with_the_sum_and_says_by_its_exit_code_whether_all_is_
     found, summed = done.stdout.splitlines()
     assert "(for table.csv): is cut off after 0 of 4 bytes, moved to" in found
     assert summed == "fsck: 5 objects, 1 runs, 3 outputs rehashed; findings: 1"
+
+
+@pytest.mark.slow
+def test_what_a_user_has_added_is_not_undone_unasked(project: Path) -> None:
+    """Each remedy does what it says, in a folder whose name has a blank."""
+    pets = project / "my pets"
+    pets.mkdir()
+    (pets / "a.png").write_text("a")
+    run(project, "dvc", "add", "-q", "my pets")
+    (pets / "new.png").write_text("new")
+    assert list_findings(check_project(quarantine=False)) == [
+        "my pets (for my pets/new.png): is not what was added: changed since, or damaged; `dvc add 'my pets'` keeps "
+        "what is there now; to undo the change instead: `dvc checkout --force 'my pets'`"
+    ]
+    run(project, "dvc", "checkout", "--force", "my pets")
+    assert [path.name for path in pets.iterdir()] == ["a.png"]
+    shutil.rmtree(Path(".dvc/cache/files"))
+    run(project, "dvc", "commit", "--force", "-q", "dvc.yaml")
+    remedy = "the workspace still has it: `dvc add 'my pets'`"
+    assert {str(finding).split("; ", 1)[1] for finding in check_project(quarantine=False).findings} == {remedy}
+    run(project, "dvc", "add", "-q", "my pets")
+    assert list_findings(check_project(quarantine=False)) == []
+    shutil.rmtree(pets)
+    shutil.rmtree(Path(".dvc/cache/files"))
+    run(project, "dvc", "commit", "--force", "-q", "dvc.yaml")
+    remedy = "bring it from elsewhere, then `dvc add 'my pets'`"
+    assert {str(finding).split("; ", 1)[1] for finding in check_project(quarantine=False).findings} == {remedy}

@@ -51,13 +51,15 @@ class Output:
     """An output as `dvc.lock` or a .dvc file has it.
 
     `path` is its place in the workspace and `md5` its hash, which ends in `.dir` for a folder; `size` are its bytes,
-    where they are known. `cached` says that DVC's cache keeps it, not Git.
+    where they are known. `cached` says that DVC's cache keeps it, not Git, and `added` that no stage makes it: its user
+    has added it, and changes it.
     """
 
     path: str
     md5: str
     size: int | None
     cached: bool
+    added: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,8 @@ def list_outputs(repo: "Repo") -> Iterator[Output]:
     for out in repo.index.outs:
         if out.hash_info and out.hash_info.value and out.is_in_repo:
             path = shorten(Path(str(out.fspath))).as_posix()
-            yield Output(path, out.hash_info.value, out.meta.size if out.meta else None, bool(out.use_cache))
+            size = out.meta.size if out.meta else None
+            yield Output(path, out.hash_info.value, size, bool(out.use_cache), bool(out.stage.is_data_source))
 
 
 def check_entries(repo: "Repo") -> list[Finding]:
@@ -367,6 +370,9 @@ def describe_change(project: Project, output: Output, sound: Mapping[str, bool])
         yield Finding(path, "is not in the workspace", remedy)
         return
     trouble = "is not what was made: edited, or damaged"
+    if output.added:
+        trouble = "is not what was added: changed since, or damaged"
+        remedy = f"`dvc add {shlex.quote(output.path)}` keeps what is there now; to undo the change instead: {remedy}"
     if listed and output.cached and sound.get(output.md5):
         names = list_differences(contents, read_folder(project.cache, output.md5))
         changed = tuple(f"{output.path}/{name}" for name in names if name not in unreadable)
@@ -379,10 +385,10 @@ def describe_change(project: Project, output: Output, sound: Mapping[str, bool])
 def find_way_back(project: Project, output: Output, sound: Mapping[str, bool]) -> str:
     """The command that makes an output in the workspace what it was: a checkout where all that it needs is sound."""
     if not output.cached:
-        return f"`git checkout {output.path}`, or `dvc repro`"
+        return f"`git checkout {shlex.quote(output.path)}`, or `dvc repro`"
     needed = list_wanted(replace(project, outputs=[output]), sound)
     if all(sound.get(name) for name, _, _ in needed):
-        return f"`dvc checkout --force {output.path}`"
+        return f"`dvc checkout --force {shlex.quote(output.path)}`"
     return find_remedy(project, output, [])
 
 
@@ -402,13 +408,12 @@ def describe_damage(path: Path, output: Output | None) -> str:
 def find_remedy(project: Project, output: Output | None, whole: Iterable[Output]) -> str:
     """The command that brings back what an output lacks in the cache."""
     if output is None:
-        return (
-            "nothing in this commit needs it: `dvc gc --workspace` forgets such objects, `dvc pull -A` brings them back"
-        )
+        return "nothing in this commit needs it; for other commits `dvc pull -A` brings it back, if a remote has it"
+    path = shlex.quote(output.path)
     if output in whole:
-        return f"the workspace still has it: `dvc commit --force {output.path}`"
-    pull = f"`dvc pull --force {output.path}`, or make it again: " if project.remote else "make it again: "
-    return f"{pull}`dvc repro`"
+        return f"the workspace still has it: `dvc {'add' if output.added else 'commit --force'} {path}`"
+    again = f"bring it from elsewhere, then `dvc add {path}`" if output.added else "make it again: `dvc repro`"
+    return f"`dvc pull --force {path}`, or {again}" if project.remote else again
 
 
 def check_run(path: Path, quarantine: bool) -> Finding | None:
