@@ -165,6 +165,19 @@ def test_what_git_does_not_have_is_brought_along(bring: Callable[..., Path]) -> 
     assert read_files(bring("data/pets", {}, {**images, "data/dogs/1.png": "y"}, {})) == images
 
 
+def test_weights_to_start_from_are_brought_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, clone = tmp_path / "here", tmp_path / "clone"
+    params = {"fetch": {"path": "data/source"}, "train": {"pretrained": "models/start.safetensors"}}
+    for folder in (here, clone):
+        folder.mkdir()
+        dump_yaml(folder / "params.yaml", params)
+    make_repository(here)
+    write_files(here, **{"models/start.safetensors": "w", "models/other.safetensors": "o"})
+    monkeypatch.chdir(here)
+    bring_source(clone)
+    assert read_files(clone) == {"models/start.safetensors": "w"}
+
+
 def test_an_archive_is_brought_along(bring: Callable[..., Path]) -> None:
     assert read_files(bring("pets.zip", {}, {"pets.zip": "PK"}, {})) == {"pets.zip": "PK"}
 

@@ -102,13 +102,17 @@ def find_commit(revision: str) -> str:
 
 
 def bring_source(project: Path) -> None:
-    """Copy what `fetch` reads from disk and Git does not have: as links where it can be, since nothing writes there.
+    """Copy what fetch and train read from disk and Git does not have, the source and weights to start from: as links
+    where it can be, since nothing writes there.
 
     What the commit has stays, and what Git has here in another commit is not brought. Raises InputError where the
     commit's params.yaml does not say what fetch reads.
     """
-    named = read_yaml(project / PARAMS_FILE)[0].get("fetch")
-    section = cast("dict[str, object]", named) if isinstance(named, dict) else {}
+    params = read_yaml(project / PARAMS_FILE)[0]
+    section, train = (
+        cast("dict[str, object]", named) if isinstance(named := params.get(name), dict) else {}
+        for name in ("fetch", "train")
+    )
     path, classes = section.get("path"), section.get("classes", "")  # there was no choice of classes once
     for key, value in (("path", path), ("classes", classes)):
         if not isinstance(value, str):
@@ -118,6 +122,9 @@ def bring_source(project: Path) -> None:
                 "a commit whose parameters are complete."
             )
         bring_files(Path(value), project)
+    weights = train.get("pretrained")
+    if isinstance(weights, str):  # `none` and `default` name no file
+        bring_files(Path(weights), project)
 
 
 def bring_files(source: Path, project: Path) -> None:
