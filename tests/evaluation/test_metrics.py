@@ -18,6 +18,7 @@ from sklearn.metrics import (
 
 from imagepipe.evaluation.calibration import find_log_probabilities
 from imagepipe.evaluation.metrics import (
+    METRICS,
     Measured,
     count_confusions,
     describe_accuracy,
@@ -176,6 +177,14 @@ def test_images_rank_by_their_odds_where_probabilities_are_1_to_the_last_digit()
     odds = find_log_odds(logits)
     assert odds.T.tolist() == [[-60, -50, -45, 45, -48, 60], [60, 50, 45, -45, 48, -60]]
     assert find_log_odds(np.zeros((1, 4))).tolist() == [pytest.approx([-math.log(3)] * 4)]
+
+
+def test_a_metric_of_ones_own_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of the images that are predicted to be of the first class: three of six."""
+    monkeypatch.setitem(METRICS, "first", lambda counts: counts.predicted[0] / counts.images.sum())
+    table = tabulate_scores({"test": measure(make_predictions(PAIRS))}).set_index("metric")
+    assert table.loc["first", "value"] == 0.5
+    assert table.loc["first", "low"] < 0.5 < table.loc["first", "high"]
 
 
 def test_there_is_no_top_k_where_there_are_no_more_classes() -> None:

@@ -6,7 +6,7 @@ the bootstrap's over groups.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,6 @@ from imagepipe.evaluation.intervals import (
 from imagepipe.evaluation.predictions import LOGIT
 
 Array = NDArray[np.float64]
-COUNTED = ("accuracy", "macro_precision", "macro_f1", "balanced_accuracy", "matthews", "log_loss", "brier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +92,25 @@ def count_confusions(predictions: pd.DataFrame) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of each class (classes,), weighted by how often an image is drawn: images, predictions, and right ones."""
+    """Of each class (classes,), weighted by how often an image is drawn: images, predictions, and right ones; and the
+    sums of log losses (nats) and Brier scores over all images."""
 
     images: Array
     predicted: Array
     right: Array
+    losses: float
+    squares: float
 
 
-def count_classes(outcomes: Outcomes, weights: Array) -> Counts:
-    """The counts with `weights` (N,)."""
+def count_classes(outcomes: Outcomes, losses: Array, squares: Array, weights: Array) -> Counts:
+    """The counts with `weights` (N,); `losses` and `squares` (N,) are each image's log loss and Brier score."""
     size, right = len(outcomes.classes), outcomes.labels == outcomes.predicted
     return Counts(
         np.bincount(outcomes.labels, weights, size).astype(np.float64),
         np.bincount(outcomes.predicted, weights, size).astype(np.float64),
         np.bincount(outcomes.labels[right], weights[right], size).astype(np.float64),  # whole numbers, if none is
+        float(losses @ weights),
+        float(squares @ weights),
     )
 
 
@@ -134,18 +138,17 @@ def find_matthews(counts: Counts) -> float:
     return float((right * total - counts.images @ counts.predicted) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
-def measure_counted(counts: Counts, losses: Array, squares: Array, weights: Array) -> list[float]:
-    """The figures of COUNTED; `losses` and `squares` (N,) are each image's log loss and Brier score."""
-    there, total = counts.images > 0, weights.sum()
-    return [
-        float(counts.right.sum() / total),
-        float(find_precisions(counts)[there].mean()),
-        float(find_f1(counts)[there].mean()),
-        float(find_recalls(counts)[there].mean()),
-        find_matthews(counts),
-        float(losses @ weights / total),
-        float(squares @ weights / total),
-    ]
+# What is counted or averaged over images: in `scores.csv` and on the page, with the bootstrap's interval. A metric of
+# one's own is one line here. Accuracy and recalls have other intervals where no images are drawn together.
+METRICS: dict[str, Callable[[Counts], float]] = {
+    "accuracy": lambda counts: counts.right.sum() / counts.images.sum(),
+    "macro_precision": lambda counts: find_precisions(counts)[counts.images > 0].mean(),
+    "macro_f1": lambda counts: find_f1(counts)[counts.images > 0].mean(),
+    "balanced_accuracy": lambda counts: find_recalls(counts)[counts.images > 0].mean(),
+    "matthews": find_matthews,
+    "log_loss": lambda counts: counts.losses / counts.images.sum(),
+    "brier": lambda counts: counts.squares / counts.images.sum(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +186,19 @@ def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence
     losses = -logarithms[rows, outcomes.labels]
     squares = find_squares(probabilities, outcomes.labels)
     ones = np.ones(len(rows))
-    counts = count_classes(outcomes, ones)
-    values = measure_counted(counts, losses, squares, ones)
+    counts = count_classes(outcomes, losses, squares, ones)
     hits = find_hits(outcomes, top_k)
     draws, class_draws = [], []
     for weights in resample(outcomes.units, resamples):
-        drawn = count_classes(outcomes, weights)
-        draws.append([*measure_counted(drawn, losses, squares, weights), hits @ weights / weights.sum()])
+        drawn = count_classes(outcomes, losses, squares, weights)
+        draws.append([*(measure(drawn) for measure in METRICS.values()), hits @ weights / weights.sum()])
         shares = [find_precisions(drawn), find_recalls(drawn), find_f1(drawn)]
         class_draws.append(np.concatenate(shares))
     bounds = take_percentiles(np.array(draws), outcomes.units, confidence)
     class_bounds = take_percentiles(np.array(class_draws), outcomes.units, confidence)
     ranked = f"top_{top_k}_accuracy"
-    named = zip([*COUNTED, ranked], [*values, float(hits.mean())], *bounds, strict=True)
-    scores = {name: Interval(*row) for name, *row in named}
+    values = {name: float(measure(counts)) for name, measure in METRICS.items()} | {ranked: float(hits.mean())}
+    scores = {name: Interval(value, *row) for (name, value), *row in zip(values.items(), *bounds, strict=True)}
     if not is_grouped(outcomes.units):
         for name, right in (("accuracy", counts.right.sum()), (ranked, hits.sum())):
             scores[name] = measure_proportion(int(right), len(rows), confidence)

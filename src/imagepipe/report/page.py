@@ -37,6 +37,15 @@ SCORES = {  # what is said of each figure that stands in the table of all
     "calibration_error": "expected calibration error",
     "calibration_error_scaled": "expected calibration error, scaled",
 }
+NUMBERS = {
+    "matthews",
+    "log_loss",
+    "log_loss_scaled",
+    "brier",
+    "brier_scaled",
+    "roc_auc",
+    "average_precision",
+}  # no shares
 
 
 def write_page(
@@ -104,8 +113,10 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     found = list(dict.fromkeys(name for _, name in table.index))
     tops = {name: f"right class among the {name.split('_')[1]} most probable" for name in found if name[:4] == "top_"}
     rows: list[dict[str, Any]] = []
-    for name, text in (SCORES | tops).items():
-        row: dict[str, Any] = {"metric": name, "name": text}
+    known = SCORES | tops
+    for name, text in (known | {name: name for name in found if name not in known}).items():
+        kind = "share" if name in known and name not in NUMBERS else "number"
+        row: dict[str, Any] = {"metric": name, "name": text, "kind": kind}
         for split in ("val", "test"):
             if (split, name) in table.index:
                 value, low, high = table.loc[[(split, name)]].to_numpy(np.float64)[0].tolist()
