@@ -9,6 +9,7 @@ from imagepipe.report.page import (
     format_percent,
     format_points,
     read_class_rows,
+    read_scores,
     write_page,
 )
 from tests.made import make_dataset_info, make_model_info
@@ -171,3 +172,21 @@ def test_a_run_without_mistakes_says_so(folder: Path) -> None:
     text = " ".join(Reader(write_report(folder, make_info(), wrong=0)).text.split())
     assert "No test image is classified wrong." in text
     assert "The worst mistakes There are none." in text
+
+
+def test_a_metric_of_ones_own_stands_last_and_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("split,metric,value,low,high\ntest,accuracy,0.9,0.8,1.0\ntest,first,0.5,0.4,0.6\n", "utf-8")
+    rows = read_scores(path)
+    assert rows[0] == {
+        "metric": "accuracy",
+        "name": "accuracy",
+        "kind": "share",
+        "test": {"value": 0.9, "low": 0.8, "high": 1.0},
+    }
+    assert rows[-1] == {
+        "metric": "first",
+        "name": "first",
+        "kind": "number",
+        "test": {"value": 0.5, "low": 0.4, "high": 0.6},
+    }
