@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import re
@@ -388,6 +389,58 @@ def test_where_nothing_can_be_kept_images_are_held_in_memory(tmp_path: Path) -> 
     message = r"not kept in .*cache: File exists\. Make room there, or name another folder in run\.cache_dir"
     with pytest.warns(UserWarning, match=message):
         assert are_same(open_root(tmp_path).load(files, hash_images(images), jobs=1), images)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path, *methods: str) -> None:
+    """Let methods of `Path` fail at and below a folder, as permissions do, which bind everybody but root."""
+
+    def guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(self: Path, *arguments: Any, **more: Any) -> Any:
+            if self.is_relative_to(folder):
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return method(self, *arguments, **more)
+
+        return refuse
+
+    for name in methods:
+        monkeypatch.setattr(Path, name, guard(getattr(Path, name)))
+
+
+@pytest.mark.parametrize("closed", ["the cache", "the entry"])
+def test_what_may_not_be_read_is_decoded_into_memory_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    images = make_images(3)
+    files = write_images(tmp_path / "images", images)
+    cache = open_root(tmp_path)
+    cache.load(files, hash_images(images), jobs=1)
+    (entry,) = list_entries(cache)
+    with monkeypatch.context() as patch:
+        if closed == "the cache":
+            forbid(patch, cache.root, "stat", "iterdir", "read_bytes", "mkdir", "rename")
+        else:
+            forbid(patch, entry, "iterdir", "read_bytes")
+        message = r"not kept in .*cache: Permission denied\. Make room there, or name another folder in run\.cache_dir$"
+        with pytest.warns(UserWarning, match=message) as warned:
+            assert are_same(cache.load(files, hash_images(images), jobs=1), images)
+    assert len(warned) == 1
+    assert list_entries(cache) == [entry]
+    remove_files(files)
+    assert are_same(cache.load(files, hash_images(images), jobs=1), images)
+
+
+def test_beside_an_entry_that_may_not_be_read_another_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = make_images(3)
+    files = write_images(tmp_path / "images", images)
+    cache = open_root(tmp_path)
+    cache.load(files, hash_images(images), jobs=1)
+    (entry,) = list_entries(cache)
+    forbid(monkeypatch, entry, "iterdir", "read_bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert are_same(cache.load(files.take([1]), hash_images(images)[[1]], jobs=1), images[1:2])
+    assert len(list_entries(cache)) == 2
+    assert entry in list_entries(cache)
 
 
 def test_a_full_disk_leaves_the_images_in_memory_and_nothing_behind(tmp_path: Path) -> None:
