@@ -64,8 +64,9 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
     problems: list[str] = []
     for url in urls:
         cached = locate_download(url, file.name, cache_root)
+        held = holds(cached, terms)
         try:
-            if not holds(cached, terms):
+            if not held:
                 download(url, cached, terms)
         except DiskFault:
             raise
@@ -127,8 +128,17 @@ def name_download(url: str) -> str:
 
 
 def holds(cached: Path, terms: Terms) -> bool:
-    """Whether the file that is wanted has been downloaded before."""
-    return bool(terms.digest) and cached.is_file() and hash_file(cached, terms.algorithm) == terms.digest
+    """Whether the file that is wanted has been downloaded before.
+
+    Raises EnvironmentFault where the cache folder or the file may not be read.
+    """
+    try:
+        return bool(terms.digest) and cached.is_file() and hash_file(cached, terms.algorithm) == terms.digest
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{cached}: cannot be read: {error.strerror}. Change the permissions, or name another cache folder in "
+            "run.cache_dir in params.yaml."
+        ) from error
 
 
 def copy_from_folder(file: RemoteFile, folder: Path, target: Path) -> None:
