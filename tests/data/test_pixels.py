@@ -365,6 +365,35 @@ def test_those_used_least_recently_go_first_and_never_the_one_in_use(tmp_path: P
     assert list_entries(cache) == [entries[1]]
 
 
+def test_what_this_cache_has_opened_stays_though_all_together_are_too_large(tmp_path: Path) -> None:
+    """A worker process maps the train images after the val images have been loaded."""
+    images = make_images(6, [(10, 10, 1)])
+    files = write_images(tmp_path / "images", images)
+    hashes = hash_images(images)
+    old, train, val = (slice(first, first + 2) for first in (0, 2, 4))
+    open_root(tmp_path).load(files.take(old), hashes[old], jobs=1)
+    (left,) = list_entries(open_root(tmp_path))
+    cache = open_root(tmp_path, most_bytes=sum(path.stat().st_size for path in left.iterdir()), memory_bytes=0)
+    pickled = pickle.dumps(cache.load(files.take(train), hashes[train], jobs=1))
+    cache.load(files.take(val), hashes[val], jobs=1)
+    assert are_same(pickle.loads(pickled), images[train])
+    assert len(list_entries(cache)) == 2
+    assert left not in list_entries(cache)
+
+
+def test_an_older_entry_that_fits_outlives_a_later_one_that_does_not(tmp_path: Path) -> None:
+    """Of 1,600, 100 and 100 bytes of pixels, and some 400 more each; the small ones fit into 1,500."""
+    images = make_images(3, [(10, 10, 1), (40, 40, 1), (10, 10, 1)])
+    files = write_images(tmp_path / "images", images)
+    kept: list[Path] = []
+    for row, most_bytes in enumerate([LARGE, LARGE, 1500]):
+        cache = open_root(tmp_path, most_bytes)
+        cache.load(files.take([row]), hash_images(images)[[row]], jobs=1)
+        kept += [entry for entry in list_entries(cache) if entry not in kept]
+        os.utime(kept[-1] / "entry.json", (time.time() + row, time.time() + row))
+    assert list_entries(cache) == sorted([kept[0], kept[2]])
+
+
 @pytest.mark.parametrize("shapes", [[(10, 10, 1)], [(1, 1, 1)] * 17 + [(40, 40, 1)]], ids=["foreseen", "noticed"])
 def test_what_alone_is_larger_than_the_cache_is_held_in_memory(
     tmp_path: Path, shapes: list[tuple[int, int, int]]

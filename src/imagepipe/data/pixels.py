@@ -7,7 +7,8 @@ An entry of the cache is a folder for one list of images:
 | `pixels.bin` | the uint8 pixels, image after image |
 | `hashes.bin` | what each image is known by, 32 bytes each (`RowHashes`); the folder's name is their hash |
 | `shapes.bin` | (H, W, C) of each image as little-endian int32, where these differ |
-| `entry.json`, `entry.json.sha256` | count, shape, and the SHA-256 of the files and of every block of pixels |
+| `entry.json` | count, shape, size, and the SHA-256 of `shapes.bin` and of every block of pixels |
+| `entry.json.sha256` | the SHA-256 of `entry.json` |
 
 Nothing of it is believed before its hash is checked, so that writing needs no fsync and damage is mended by decoding.
 """
@@ -253,7 +254,8 @@ class Entry:
 class PixelCache:
     """Decoded images on disk, below `root`: an entry for each list of images that was asked for.
 
-    After a new entry, those used least recently are removed until at most `most_bytes` are left. What has at most
+    After a new entry, others are removed: those that this cache has opened stay, since another process may yet map
+    them, and of the rest, the one used last first, each that fits into `most_bytes` beside what stays. What has at most
     `memory_bytes` is read into memory; what has more stays in its file, which is mapped.
 
     The cache only saves work: where it cannot keep images (a full disk, a folder or an entry that cannot be read or
@@ -264,6 +266,7 @@ class PixelCache:
         self.root = root
         self.most_bytes = most_bytes
         self.memory_bytes = memory_bytes
+        self._opened: set[str] = set()  # names of entries
 
     def load(self, files: ImageFiles, hashes: NDArray[np.uint8] | None, jobs: int) -> Pixels:
         """The decoded images (at least one), as `decode_pixels` gives them; only what no entry holds is decoded.
@@ -302,6 +305,7 @@ class PixelCache:
             return None
         with suppress(OSError):  # in a cache that may only be read, nobody counts what is used
             os.utime(entry / DESCRIPTION)
+        self._opened.add(entry.name)
         return pixels
 
     def _build(self, entry: Path, files: ImageFiles, known: RowHashes, jobs: int) -> Pixels:
@@ -322,7 +326,7 @@ class PixelCache:
         pixels = self._open(entry, jobs)
         if pixels is None:
             raise NotKept("the new entry was gone or damaged at once")
-        self._evict(entry)
+        self._evict()
         return pixels
 
     def _write(self, entry: Path, files: ImageFiles, known: RowHashes, held: Held, jobs: int) -> None:
@@ -374,16 +378,18 @@ class PixelCache:
             held.places[lacking[found]] = places[found]
         return Held(sources, held.holders, held.places)
 
-    def _evict(self, entry: Path) -> None:
-        """Remove the entries used least recently, but never `entry`, until the others fit."""
-        total = measure_entry(entry)
-        for other in list_entries(self.root):
-            if other != entry:
-                total += measure_entry(other)
-                if total > self.most_bytes:
-                    total -= measure_entry(other)
-                    with suppress(OSError):  # somebody else's
-                        remove_entry(other)
+    def _evict(self) -> None:
+        """Remove each entry that does not fit beside those opened here and those that were used after it and stay."""
+        total = sum(measure_entry(self.root / name) for name in self._opened)
+        for entry in list_entries(self.root):
+            if entry.name in self._opened:
+                continue
+            size = measure_entry(entry)
+            if total + size <= self.most_bytes:
+                total += size
+            else:
+                with suppress(OSError):  # somebody else's
+                    remove_entry(entry)
 
 
 def open_cache(run: RunParams) -> PixelCache | None:
