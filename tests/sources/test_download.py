@@ -274,6 +274,11 @@ def test_a_folder_below_the_home_folder_is_found(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "out.bin").read_bytes() == BODY
 
 
+def test_a_mirror_below_an_unknown_home_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^params\.yaml: run\.mirror: found ~nosuch/x, but no home folder is known"):
+        obtain_file(make_file(), tmp_path / "out.bin", "~nosuch/x", tmp_path / "cache")
+
+
 def test_a_file_that_the_mirrors_folder_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         obtain_file(make_file(), tmp_path / "out.bin", str(tmp_path), tmp_path / "cache")

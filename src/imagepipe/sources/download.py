@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from imagepipe.core.errors import DiskFault, EnvironmentFault, InputError
 from imagepipe.core.files import report_write_errors
 from imagepipe.core.hashes import hash_bytes, hash_file
+from imagepipe.core.run import expand_home
 from imagepipe.core.unfinished import name_unfinished, remove_abandoned
 from imagepipe.sources.remote import Reader, RemoteFault, TransientError, choose_reader, hide_credentials, read_http
 
@@ -53,11 +54,11 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
     `mirror` is a folder or a URL that holds the original files under their own names, or '' for the publisher's own
     address. Downloads are kept below `cache_root` and used again.
 
-    Raises InputError where the mirror's folder lacks the file or holds other bytes, EnvironmentFault where the network,
-    the server or the disk is at fault.
+    Raises InputError where the mirror's folder is below an unknown home, lacks the file or holds other bytes,
+    EnvironmentFault where the network, the server or the disk is at fault.
     """
     if mirror and "://" not in mirror:
-        copy_from_folder(file, Path(mirror).expanduser(), target)
+        copy_from_folder(file, expand_home(mirror, "params.yaml: run.mirror"), target)
         return
     urls = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.urls
     terms = Terms("md5", file.md5, MOST_BYTES)
