@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -48,6 +49,40 @@ def test_syncs_a_folder_that_is_there(tmp_path: Path) -> None:
     sync_path(tmp_path)
     with pytest.raises(FileNotFoundError):
         sync_path(tmp_path / "absent")
+
+
+def refuse_sync(patch: pytest.MonkeyPatch, number: int, of_folders: bool) -> None:
+    """Let fsync fail with this error for folders, or for files."""
+    fsync = os.fsync
+
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode) == of_folders:
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    patch.setattr(os, "fsync", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF])
+def test_a_disk_that_syncs_no_folders_takes_files_and_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refuse_sync(monkeypatch, number, of_folders=True)
+    write_bytes(tmp_path / "file", b"x")
+    with replace_directory(tmp_path / "folder") as staging:
+        (staging / "inside").write_bytes(b"y")
+    assert (tmp_path / "file").read_bytes() == b"x"
+    assert (tmp_path / "folder" / "inside").read_bytes() == b"y"
+
+
+@pytest.mark.parametrize(("number", "of_folders"), [(errno.EIO, True), (errno.EINVAL, False), (errno.EBADF, False)])
+def test_another_failure_of_a_sync_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, of_folders: bool
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    refuse_sync(monkeypatch, number, of_folders)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        sync_path(tmp_path if of_folders else tmp_path / "file")
 
 
 def test_writes_bytes_into_a_new_folder(tmp_path: Path) -> None:

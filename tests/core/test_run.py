@@ -62,6 +62,17 @@ def test_cache_is_where_params_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert find_cache_root(make_run(cache_dir="~/kept")) == tmp_path / "kept"
 
 
+def test_a_cache_below_an_unknown_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "no home folder is known for ~nosuch; expected a folder: write its full path."
+    with pytest.raises(InputError) as caught:
+        find_cache_root(make_run(cache_dir="~nosuch/x"))
+    assert str(caught.value) == f"params.yaml: run.cache_dir: found ~nosuch/x, but {said}"
+    monkeypatch.setenv("IMAGEPIPE_CACHE", "~nosuch")
+    with pytest.raises(InputError) as caught:
+        find_cache_root(make_run())
+    assert str(caught.value) == f"IMAGEPIPE_CACHE: found ~nosuch, but {said}"
+
+
 def test_the_variable_goes_before_params(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMAGEPIPE_CACHE", str(tmp_path))
     assert find_cache_root(make_run(cache_dir="/elsewhere")) == tmp_path

@@ -143,6 +143,24 @@ def test_classes_of_a_table_with_label_and_class_bind_a_second_one(tmp_path: Pat
     assert second.labels.tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("rows", "labels", "classes"),
+    [
+        (["0,0", "1,1", "2,0", "3,1"], [0, 1, 2, 3], ["0", "1", "2", "3"]),  # read from `class`: 0, 1, 0, 1
+        (["cat,animal", "dog,animal"], [0, 1], ["cat", "dog"]),
+        (["1,0", "0,1"], [1, 0], ["1", "0"]),  # they pair, and `class` names label 1 "0"
+    ],
+    ids=["numbers", "names", "one to one"],
+)
+def test_one_column_holds_the_labels_whether_or_not_classes_are_given(
+    tmp_path: Path, rows: Sequence[str], labels: Sequence[int], classes: Sequence[str]
+) -> None:
+    text = "path,label,class\n" + "".join(f"{number}.png,{row}\n" for number, row in enumerate(rows))
+    for dataset in (open_table(tmp_path, text), open_table(tmp_path, text, classes=classes)):
+        assert dataset.labels.tolist() == labels
+        assert dataset.classes == classes
+
+
 def test_whole_numbers_stay_what_they_are_though_some_are_absent(tmp_path: Path) -> None:
     dataset = open_table(tmp_path, "path,label\na.png,3\nb.png,1\n")
     assert dataset.labels.tolist() == [3, 1]

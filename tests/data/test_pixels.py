@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import re
@@ -364,6 +365,35 @@ def test_those_used_least_recently_go_first_and_never_the_one_in_use(tmp_path: P
     assert list_entries(cache) == [entries[1]]
 
 
+def test_what_this_cache_has_opened_stays_though_all_together_are_too_large(tmp_path: Path) -> None:
+    """A worker process maps the train images after the val images have been loaded."""
+    images = make_images(6, [(10, 10, 1)])
+    files = write_images(tmp_path / "images", images)
+    hashes = hash_images(images)
+    old, train, val = (slice(first, first + 2) for first in (0, 2, 4))
+    open_root(tmp_path).load(files.take(old), hashes[old], jobs=1)
+    (left,) = list_entries(open_root(tmp_path))
+    cache = open_root(tmp_path, most_bytes=sum(path.stat().st_size for path in left.iterdir()), memory_bytes=0)
+    pickled = pickle.dumps(cache.load(files.take(train), hashes[train], jobs=1))
+    cache.load(files.take(val), hashes[val], jobs=1)
+    assert are_same(pickle.loads(pickled), images[train])
+    assert len(list_entries(cache)) == 2
+    assert left not in list_entries(cache)
+
+
+def test_an_older_entry_that_fits_outlives_a_later_one_that_does_not(tmp_path: Path) -> None:
+    """Of 1,600, 100 and 100 bytes of pixels, and some 400 more each; the small ones fit into 1,500."""
+    images = make_images(3, [(10, 10, 1), (40, 40, 1), (10, 10, 1)])
+    files = write_images(tmp_path / "images", images)
+    kept: list[Path] = []
+    for row, most_bytes in enumerate([LARGE, LARGE, 1500]):
+        cache = open_root(tmp_path, most_bytes)
+        cache.load(files.take([row]), hash_images(images)[[row]], jobs=1)
+        kept += [entry for entry in list_entries(cache) if entry not in kept]
+        os.utime(kept[-1] / "entry.json", (time.time() + row, time.time() + row))
+    assert list_entries(cache) == sorted([kept[0], kept[2]])
+
+
 @pytest.mark.parametrize("shapes", [[(10, 10, 1)], [(1, 1, 1)] * 17 + [(40, 40, 1)]], ids=["foreseen", "noticed"])
 def test_what_alone_is_larger_than_the_cache_is_held_in_memory(
     tmp_path: Path, shapes: list[tuple[int, int, int]]
@@ -388,6 +418,58 @@ def test_where_nothing_can_be_kept_images_are_held_in_memory(tmp_path: Path) -> 
     message = r"not kept in .*cache: File exists\. Make room there, or name another folder in run\.cache_dir"
     with pytest.warns(UserWarning, match=message):
         assert are_same(open_root(tmp_path).load(files, hash_images(images), jobs=1), images)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path, *methods: str) -> None:
+    """Let methods of `Path` fail at and below a folder, as permissions do, which bind everybody but root."""
+
+    def guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(self: Path, *arguments: Any, **more: Any) -> Any:
+            if self.is_relative_to(folder):
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return method(self, *arguments, **more)
+
+        return refuse
+
+    for name in methods:
+        monkeypatch.setattr(Path, name, guard(getattr(Path, name)))
+
+
+@pytest.mark.parametrize("closed", ["the cache", "the entry"])
+def test_what_may_not_be_read_is_decoded_into_memory_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    images = make_images(3)
+    files = write_images(tmp_path / "images", images)
+    cache = open_root(tmp_path)
+    cache.load(files, hash_images(images), jobs=1)
+    (entry,) = list_entries(cache)
+    with monkeypatch.context() as patch:
+        if closed == "the cache":
+            forbid(patch, cache.root, "stat", "iterdir", "read_bytes", "mkdir", "rename")
+        else:
+            forbid(patch, entry, "iterdir", "read_bytes")
+        message = r"not kept in .*cache: Permission denied\. Make room there, or name another folder in run\.cache_dir$"
+        with pytest.warns(UserWarning, match=message) as warned:
+            assert are_same(cache.load(files, hash_images(images), jobs=1), images)
+    assert len(warned) == 1
+    assert list_entries(cache) == [entry]
+    remove_files(files)
+    assert are_same(cache.load(files, hash_images(images), jobs=1), images)
+
+
+def test_beside_an_entry_that_may_not_be_read_another_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = make_images(3)
+    files = write_images(tmp_path / "images", images)
+    cache = open_root(tmp_path)
+    cache.load(files, hash_images(images), jobs=1)
+    (entry,) = list_entries(cache)
+    forbid(monkeypatch, entry, "iterdir", "read_bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert are_same(cache.load(files.take([1]), hash_images(images)[[1]], jobs=1), images[1:2])
+    assert len(list_entries(cache)) == 2
+    assert entry in list_entries(cache)
 
 
 def test_a_full_disk_leaves_the_images_in_memory_and_nothing_behind(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def test_seeds_at_the_ends_of_the_range(tmp_path: Path, seed: int) -> None:
     [
         ("train: 0.7", "train: 0.8", "fractions", "train, val and test sum to 1.1; expected 1"),
         ("train: 0.7", "train: 0.6", "fractions", "train, val and test sum to 0.9; expected 1"),
+        ("train: 0.7", "train: 0.6999999", "fractions", "train, val and test sum to 0.9999999; expected 1"),
+        ("train: 0.7", "train: 0.700000002", "fractions", "train, val and test sum to 1.000000002; expected 1"),
         ("val: 0.1", "val: -0.1", "fractions.val", "found -0.1; expected greater than or equal to 0"),
         ("test: 0.2", "test: 1.2", "fractions.test", "found 1.2; expected less than or equal to 1"),
         ("val: 0.1", "val: .nan", "fractions.val", "found .nan; expected a finite number"),

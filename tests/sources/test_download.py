@@ -1,8 +1,10 @@
+import errno
 import hashlib
 import socket
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -272,6 +274,11 @@ def test_a_folder_below_the_home_folder_is_found(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "out.bin").read_bytes() == BODY
 
 
+def test_a_mirror_below_an_unknown_home_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^params\.yaml: run\.mirror: found ~nosuch/x, but no home folder is known"):
+        obtain_file(make_file(), tmp_path / "out.bin", "~nosuch/x", tmp_path / "cache")
+
+
 def test_a_file_that_the_mirrors_folder_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         obtain_file(make_file(), tmp_path / "out.bin", str(tmp_path), tmp_path / "cache")
@@ -383,6 +390,36 @@ def test_a_disk_that_takes_nothing_is_no_matter_of_the_network(
     with pytest.raises(DiskFault, match=rf"{blocked}.*: cannot be written: .* nothing half-written was left\.$"):
         obtain_file(file, tmp_path / "out" / "file.bin", "", tmp_path / "cache")
     assert server.asked == asked
+
+
+@pytest.mark.parametrize("method", ["stat", "open"])
+def test_a_cache_that_may_not_be_read_is_named_and_nobody_asked(
+    server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Permissions bind everybody but root, so that the call is refused instead."""
+    server.answers["/file.bin"] = lambda handler: handler.answer(200, BODY)
+    url, cache = f"{server.url}/file.bin", tmp_path / "cache"
+    obtain_file(make_file(url), tmp_path / "out.bin", "", cache)
+    cached = obtain_archive(url, SHA256, 200_000, cache)
+    call = getattr(Path, method)
+
+    def refuse(self: Path, *arguments: Any, **more: Any) -> Any:
+        if self == cached:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return call(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, method, refuse)
+    message = (
+        f"{cached}: cannot be read: Permission denied. Change the permissions, or name another cache folder in "
+        "run.cache_dir in params.yaml."
+    )
+    with pytest.raises(EnvironmentFault) as caught:
+        obtain_file(make_file(url), tmp_path / "out.bin", "", cache)
+    assert str(caught.value) == message
+    with pytest.raises(EnvironmentFault) as caught:
+        obtain_archive(url, SHA256, 200_000, cache)
+    assert str(caught.value) == message
+    assert server.asked == ["/file.bin"]
 
 
 def test_credentials_of_a_mirror_are_in_no_message(server: LoopbackServer, tmp_path: Path) -> None:

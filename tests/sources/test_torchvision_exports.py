@@ -431,6 +431,8 @@ def test_a_mirror_that_is_absent_or_holds_something_else_is_named(home: Home) ->
         InputError, match=r"^params\.yaml: run\.mirror: .*absent is no folder; expected the one that ho"
     ):
         home.fetch("EuroSAT", mirror=str(home.mirror / "absent"))
+    with pytest.raises(InputError, match=r"^params\.yaml: run\.mirror: found ~nosuch/x, but no home folder is known"):
+        home.fetch("EuroSAT", mirror="~nosuch/x")
     expected = (
         f"EuroSAT: not readable in run.mirror, which is {home.mirror} (Dataset not found). Expected the folder that "
         "torchvision calls `root`, with the set unpacked; an empty run.mirror downloads it."

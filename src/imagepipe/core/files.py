@@ -29,12 +29,18 @@ PIECES = 10  # of rows of a table that are written at once; a piece is what pand
 
 def sync_path(path: Path) -> None:
     """Make what a file holds, or renames inside a folder, survive a power loss (a no-op on Windows, where folders
-    cannot be opened)."""
+    cannot be opened).
+
+    As in PostgreSQL's `fsync_fname`, a file system that syncs no folders, and says EBADF or EINVAL, is let off.
+    """
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.EINVAL) or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

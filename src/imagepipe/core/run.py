@@ -9,6 +9,7 @@ import platformdirs
 from pydantic import Field
 
 from imagepipe.core.config import Params, load_section
+from imagepipe.core.errors import InputError
 
 
 class RunParams(Params):
@@ -41,5 +42,23 @@ def find_cache_root(run: RunParams) -> Path:
 
     `IMAGEPIPE_CACHE` goes before `run.cache_dir`, and that before the user's cache folder.
     """
-    named = os.environ.get("IMAGEPIPE_CACHE") or run.cache_dir
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("imagepipe"))
+    variable = os.environ.get("IMAGEPIPE_CACHE")
+    if variable:
+        return expand_home(variable, "IMAGEPIPE_CACHE")
+    if run.cache_dir:
+        return expand_home(run.cache_dir, "params.yaml: run.cache_dir")
+    return Path(platformdirs.user_cache_dir("imagepipe"))
+
+
+def expand_home(folder: str, origin: str) -> Path:
+    """The folder, with a home folder in place of `~` or `~name`; `origin` says where it was named.
+
+    Raises InputError where there is no such home folder.
+    """
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        home = Path(folder).parts[0]
+        raise InputError(
+            f"{origin}: found {folder}, but no home folder is known for {home}; expected a folder: write its full path."
+        ) from error

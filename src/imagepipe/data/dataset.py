@@ -37,6 +37,10 @@ class ManifestDataset(Dataset[tuple[Any, int]]):
     order of `classes`, which is given, found in the `dataset.json` beside a manifest, or made from the names in the
     CSV. Give a second CSV the first one's `dataset.classes`, so that a class that it lacks shifts no number.
 
+    Where another column holds labels, too, the names are read from `class` if a `dataset.json` lies beside the CSV, or
+    if the two columns pair one to one and the other holds whole numbers from 0; that `classes` is given changes nothing
+    about it.
+
     `dataset[i]` opens one file, or one slice of a shard. `load_pixels()` decodes all of them once, as `make_loaders`
     does where there is no transform, whose batches are then one gather from memory. Either way an image is upright, and
     a transform gets pixels without metadata.
@@ -184,14 +188,15 @@ def number_labels(
 ) -> tuple[NDArray[np.int64], list[str]]:
     """The int64 labels of the rows and the class names that they index (see ManifestDataset)."""
     column = find_column(table, LABEL_COLUMNS, "a label", csv_path)
-    beside = csv_path.parent / "dataset.json"
-    labels = table[column].astype(str)
-    if classes is None and "class" in table.columns:
-        if beside.is_file():
-            classes = read_dataset_info(beside).classes
-        elif column != "class":
-            classes = name_labels(labels, table["class"])
-    names = table["class"] if classes is not None and "class" in table.columns else labels
+    names, beside = table[column].astype(str), csv_path.parent / "dataset.json"
+    if "class" in table.columns and beside.is_file():
+        names = table["class"]
+        classes = read_dataset_info(beside).classes if classes is None else classes
+    elif "class" in table.columns and column != "class":
+        paired = name_labels(names, table["class"])
+        if paired is not None:
+            names = table["class"]
+            classes = paired if classes is None else classes
     if classes is None:
         classes = list_classes(names, csv_path)
     number = {name: index for index, name in enumerate(classes)}

@@ -7,7 +7,8 @@ An entry of the cache is a folder for one list of images:
 | `pixels.bin` | the uint8 pixels, image after image |
 | `hashes.bin` | what each image is known by, 32 bytes each (`RowHashes`); the folder's name is their hash |
 | `shapes.bin` | (H, W, C) of each image as little-endian int32, where these differ |
-| `entry.json`, `entry.json.sha256` | count, shape, and the SHA-256 of the files and of every block of pixels |
+| `entry.json` | count, shape, size, and the SHA-256 of `shapes.bin` and of every block of pixels |
+| `entry.json.sha256` | the SHA-256 of `entry.json` |
 
 Nothing of it is believed before its hash is checked, so that writing needs no fsync and damage is mended by decoding.
 """
@@ -253,17 +254,19 @@ class Entry:
 class PixelCache:
     """Decoded images on disk, below `root`: an entry for each list of images that was asked for.
 
-    After a new entry, those used least recently are removed until at most `most_bytes` are left. What has at most
+    After a new entry, others are removed: those that this cache has opened stay, since another process may yet map
+    them, and of the rest, the one used last first, each that fits into `most_bytes` beside what stays. What has at most
     `memory_bytes` is read into memory; what has more stays in its file, which is mapped.
 
-    The cache only saves work: where it cannot keep images (a full disk, a folder that cannot be written, more than
-    `most_bytes` in one list) it warns, and they are decoded into memory.
+    The cache only saves work: where it cannot keep images (a full disk, a folder or an entry that cannot be read or
+    written, more than `most_bytes` in one list) it warns, and they are decoded into memory.
     """
 
     def __init__(self, root: Path, most_bytes: int, memory_bytes: int) -> None:
         self.root = root
         self.most_bytes = most_bytes
         self.memory_bytes = memory_bytes
+        self._opened: set[str] = set()  # names of entries
 
     def load(self, files: ImageFiles, hashes: NDArray[np.uint8] | None, jobs: int) -> Pixels:
         """The decoded images (at least one), as `decode_pixels` gives them; only what no entry holds is decoded.
@@ -273,14 +276,18 @@ class PixelCache:
         known = hash_files(files, jobs) if hashes is None else RowHashes(hashes)
         entry = self.root / name_entry(known.values)
         try:
-            pixels = self._open(entry, jobs)
-            return self._build(entry, files, known, jobs) if pixels is None else pixels
+            with report_unkept():
+                pixels = self._open(entry, jobs)
+                return self._build(entry, files, known, jobs) if pixels is None else pixels
         except NotKept as error:
             warnings.warn(f"decoded images are held in memory and not kept in {self.root}: {error}", stacklevel=2)
             return decode_into_memory(files, known, jobs)
 
     def _open(self, entry: Path, jobs: int) -> Pixels | None:
-        """The pixels of an entry; None where there is none, or it is damaged, which removes it with a warning."""
+        """The pixels of an entry; None where there is none, or it is damaged, which removes it with a warning.
+
+        Raises OSError where it cannot be read.
+        """
         if not entry.is_dir():
             return None
         try:
@@ -293,33 +300,33 @@ class PixelCache:
                 data = np.empty(size, np.uint8)
                 check_blocks(read, blocks, jobs, data.data)
                 pixels = Pixels(data, read.shapes)
-        except (OSError, DamagedEntry) as error:
+        except (FileNotFoundError, DamagedEntry) as error:
             discard_damaged(entry, error)
             return None
         with suppress(OSError):  # in a cache that may only be read, nobody counts what is used
             os.utime(entry / DESCRIPTION)
+        self._opened.add(entry.name)
         return pixels
 
     def _build(self, entry: Path, files: ImageFiles, known: RowHashes, jobs: int) -> Pixels:
         """Write the entry aside and put it in its place, unless another process was quicker, and open it.
 
-        Raises NotKept where that cannot be.
+        Raises NotKept or OSError where that cannot be.
         """
-        with report_unkept():
-            staging = make_unfinished(self.root)
-            try:
-                self._write(staging, files, known, self._find_held(entry, known, jobs), jobs)
-                if not entry.is_dir():
-                    staging.rename(entry)
-            except OSError:
-                if not entry.is_dir():
-                    raise
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+        staging = make_unfinished(self.root)
+        try:
+            self._write(staging, files, known, self._find_held(entry, known, jobs), jobs)
+            if not entry.is_dir():
+                staging.rename(entry)
+        except OSError:
+            if not entry.is_dir():
+                raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
         pixels = self._open(entry, jobs)
         if pixels is None:
             raise NotKept("the new entry was gone or damaged at once")
-        self._evict(entry)
+        self._evict()
         return pixels
 
     def _write(self, entry: Path, files: ImageFiles, known: RowHashes, held: Held, jobs: int) -> None:
@@ -347,7 +354,7 @@ class PixelCache:
         (entry / DESCRIPTION_HASH).write_text(hash_bytes(text) + "\n", "ascii")
 
     def _find_held(self, entry: Path, known: RowHashes, jobs: int) -> Held:
-        """Which rows other entries hold; the blocks of pixels in which they lie are checked."""
+        """Which rows other entries hold that can be read; the blocks of pixels in which they lie are checked."""
         held = hold_nothing(len(known.values))
         sources: list[Pixels] = []
         for path in list_entries(self.root):
@@ -362,23 +369,27 @@ class PixelCache:
                     continue
                 check_blocks(other, find_blocks(other.shapes, places[found]), jobs)
                 sources.append(map_pixels(path / PIXELS, other.description.size, other.shapes))
-            except (OSError, DamagedEntry) as error:
+            except (FileNotFoundError, DamagedEntry) as error:
                 discard_damaged(path, error)
+                continue
+            except OSError:  # somebody else's, who may find it intact
                 continue
             held.holders[lacking[found]] = len(sources) - 1
             held.places[lacking[found]] = places[found]
         return Held(sources, held.holders, held.places)
 
-    def _evict(self, entry: Path) -> None:
-        """Remove the entries used least recently, but never `entry`, until the others fit."""
-        total = measure_entry(entry)
-        for other in list_entries(self.root):
-            if other != entry:
-                total += measure_entry(other)
-                if total > self.most_bytes:
-                    total -= measure_entry(other)
-                    with suppress(OSError):  # somebody else's
-                        remove_entry(other)
+    def _evict(self) -> None:
+        """Remove each entry that does not fit beside those opened here and those that were used after it and stay."""
+        total = sum(measure_entry(self.root / name) for name in self._opened)
+        for entry in list_entries(self.root):
+            if entry.name in self._opened:
+                continue
+            size = measure_entry(entry)
+            if total + size <= self.most_bytes:
+                total += size
+            else:
+                with suppress(OSError):  # somebody else's
+                    remove_entry(entry)
 
 
 def open_cache(run: RunParams) -> PixelCache | None:
@@ -522,10 +533,10 @@ def list_entries(root: Path) -> list[Path]:
 
 
 def measure_entry(entry: Path) -> int:
-    """Bytes of its files; 0 where another process removes it just now."""
+    """Bytes of its files; 0 where another process removes it just now, or they cannot be looked at."""
     try:
         return sum(path.stat().st_size for path in entry.iterdir())
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

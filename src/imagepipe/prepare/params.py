@@ -22,7 +22,7 @@ class Fractions(Params):
         """Shares that do not sum to 1 are a mistake, not something to rescale."""
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-9:
-            raise ValueError(f"train, val and test sum to {total:g}; expected 1")
+            raise ValueError(f"train, val and test sum to {total:.10g}; expected 1")
         if self.train == 0:
             raise ValueError("train is 0; expected more")
         return self

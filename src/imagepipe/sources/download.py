@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from imagepipe.core.errors import DiskFault, EnvironmentFault, InputError
 from imagepipe.core.files import report_write_errors
 from imagepipe.core.hashes import hash_bytes, hash_file
+from imagepipe.core.run import expand_home
 from imagepipe.core.unfinished import name_unfinished, remove_abandoned
 from imagepipe.sources.remote import Reader, RemoteFault, TransientError, choose_reader, hide_credentials, read_http
 
@@ -53,19 +54,20 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
     `mirror` is a folder or a URL that holds the original files under their own names, or '' for the publisher's own
     address. Downloads are kept below `cache_root` and used again.
 
-    Raises InputError where the mirror's folder lacks the file or holds other bytes, EnvironmentFault where the network,
-    the server or the disk is at fault.
+    Raises InputError where the mirror's folder is below an unknown home, lacks the file or holds other bytes,
+    EnvironmentFault where the network, the server or the disk is at fault.
     """
     if mirror and "://" not in mirror:
-        copy_from_folder(file, Path(mirror).expanduser(), target)
+        copy_from_folder(file, expand_home(mirror, "params.yaml: run.mirror"), target)
         return
     urls = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.urls
     terms = Terms("md5", file.md5, MOST_BYTES)
     problems: list[str] = []
     for url in urls:
         cached = locate_download(url, file.name, cache_root)
+        held = holds(cached, terms)
         try:
-            if not holds(cached, terms):
+            if not held:
                 download(url, cached, terms)
         except DiskFault:
             raise
@@ -127,8 +129,17 @@ def name_download(url: str) -> str:
 
 
 def holds(cached: Path, terms: Terms) -> bool:
-    """Whether the file that is wanted has been downloaded before."""
-    return bool(terms.digest) and cached.is_file() and hash_file(cached, terms.algorithm) == terms.digest
+    """Whether the file that is wanted has been downloaded before.
+
+    Raises EnvironmentFault where the cache folder or the file may not be read.
+    """
+    try:
+        return bool(terms.digest) and cached.is_file() and hash_file(cached, terms.algorithm) == terms.digest
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{cached}: cannot be read: {error.strerror}. Change the permissions, or name another cache folder in "
+            "run.cache_dir in params.yaml."
+        ) from error
 
 
 def copy_from_folder(file: RemoteFile, folder: Path, target: Path) -> None:

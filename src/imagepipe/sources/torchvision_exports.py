@@ -37,7 +37,7 @@ from imagepipe.core.errors import EnvironmentFault, ImagepipeError, InputError, 
 from imagepipe.core.files import report_write_errors
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import order_classes
-from imagepipe.core.run import RunParams, find_cache_root
+from imagepipe.core.run import RunParams, expand_home, find_cache_root
 from imagepipe.core.tables import read_text_table, share_cells
 from imagepipe.core.unfinished import make_unfinished
 from imagepipe.sources.archive import Member, list_members, write_members
@@ -347,7 +347,7 @@ def refuse_tar(tar: tarfile.TarFile, *arguments: Any, **more: Any) -> NoReturn:
 @contextmanager
 def open_root(params: FetchParams, image_set: ExportSet, run: RunParams) -> Generator[Root]:
     """The folder of `run.mirror`, as it is; else a folder to download and unpack into, removed afterwards."""
-    mirror = Path(run.mirror).expanduser()
+    mirror = expand_home(run.mirror, "params.yaml: run.mirror")
     downloaded = image_set.origin in ("url", "drive")
     local = bool(run.mirror) and "://" not in run.mirror
     check_packages(params.name, image_set, downloaded and not local)
