@@ -18,7 +18,7 @@ import psutil
 from imagepipe.core.config import PARAMS_FILE, read_yaml
 from imagepipe.core.errors import EnvironmentFault, InputError, list_findings
 from imagepipe.core.files import write_text
-from imagepipe.core.run import load_run_params
+from imagepipe.core.run import expand_home, load_run_params
 from imagepipe.recipes import set_run_section
 
 LOCK = Path("dvc.lock")
@@ -164,7 +164,7 @@ def bring_run_section(project: Path) -> None:
     name."""
     run = load_run_params()
     if run.mirror and "://" not in run.mirror:
-        run = run.model_copy(update={"mirror": str(Path(run.mirror).expanduser().resolve())})
+        run = run.model_copy(update={"mirror": str(expand_home(run.mirror, f"{PARAMS_FILE}: run.mirror").resolve())})
     params = project / PARAMS_FILE
     write_text(params, set_run_section(params.read_text("utf-8"), run.model_dump()))
 
