@@ -56,6 +56,8 @@ docs: env-dev
 bench: env-dev
 	python benchmarks/all.py $(if $(DATA),--data "$(DATA)")
 
+# Git ignores all of models/, where weights from elsewhere and exports lie, too: only the output goes.
 clean:
-	git clean -fdXq data/raw data/images data/manifests docs models reports dvc_plots show.png lr-find.png site
+	git clean -fdXq data/raw data/images data/manifests docs reports dvc_plots show.png lr-find.png site
+	rm -rf models/model.safetensors models/.*.part
 	find src stages tests benchmarks .ci -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -73,14 +73,17 @@ def test_run_is_make_test_and_make_prove_in_the_checkout_wherever_it_is_called(r
     for name in ("make", "chromium", "strace", "zsh", "fish"):  # what is there is not installed
         (tmp_path / name).write_text('#!/bin/sh\necho "${0##*/} $* in $PWD"\n', "utf-8")
         (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run([root / ".ci/run"], cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True)
+    (tmp_path / "locales").mkdir()
+    (tmp_path / "locales/tr_TR").touch()
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "I18NPATH": str(tmp_path)}
+    done = subprocess.run([root / ".ci/run"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == f"make test in {root}\nmake prove in {root}\n", done.stderr
 
 
+INSTALLED = ["apt-get update -qq", *(f"apt-get install {name}" for name in ("zsh", "strace", "locales"))]
 SUDO = {
-    "root": ("0", None, ["apt-get update -qq", *(f"apt-get install {name}" for name in ("zsh", "strace"))]),
-    "sudo": ("1000", "exec", ["apt-get update -qq", *(f"apt-get install {name}" for name in ("zsh", "strace"))]),
+    "root": ("0", None, INSTALLED),
+    "sudo": ("1000", "exec", INSTALLED),
     "password": ("1000", "refuse", []),
     "neither": ("1000", None, []),
 }
@@ -106,13 +109,15 @@ def test_run_installs_what_is_missing_as_root_or_by_a_sudo_that_asks_for_no_pass
         (tmp_path / name).chmod(0o755)
     for name in ("bash", "dirname", "true"):
         (tmp_path / name).symlink_to(shutil.which(name) or name)
-    done = subprocess.run([root / ".ci/run"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    environment = {"PATH": str(tmp_path), "I18NPATH": str(tmp_path)}
+    done = subprocess.run([root / ".ci/run"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(log.read_text("utf-8").splitlines() if log.exists() else []) == sorted(installed)
     expected = (
         "could not be installed: zsh; the tests that need it are skipped\n"
         if installed
-        else "not there, and not installed without apt-get and root: strace zsh; the tests that need them are skipped\n"
+        else "not there, and not installed without apt-get and root: strace zsh locales; "
+        "the tests that need them are skipped\n"
     )
     assert done.stderr == expected
 
@@ -260,12 +265,16 @@ def test_a_run_ends_with_the_question_whether_the_cache_has_all(
 
 
 def test_each_file_of_proofs_has_its_row_and_its_minutes(root: Path) -> None:
-    rows = re.findall(
-        r"\| `pytest -n 2 -m proof ([^`]+)` \| [^|]+ \| \d+ \|", (root / "CONTRIBUTING.md").read_text("utf-8")
-    )
+    """The proofs take less than 40 minutes in all, installing and the tests at most 15."""
+    page = (root / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| [^|]+ \| (\d+) \|", page, re.MULTILINE)
+    proving = [(command, int(minutes)) for command, minutes in rows if " -m proof " in command]
+    assert sum(minutes for _, minutes in proving) < 40
+    assert sum(int(minutes) for _, minutes in rows) - sum(minutes for _, minutes in proving) <= 15
+    named = " ".join(command.partition(" -m proof ")[2] for command, _ in proving).split()
     marked = re.compile(r"^(@|pytestmark = |    )pytest\.mark\.proof,?$", re.MULTILINE)
     proofs = [path for path in (root / "tests").rglob("test_*.py") if marked.search(path.read_text("utf-8"))]
-    assert sorted(" ".join(rows).split()) == sorted(path.relative_to(root).as_posix() for path in proofs)
+    assert sorted(named) == sorted(path.relative_to(root).as_posix() for path in proofs)
 
 
 @pytest.mark.parametrize(

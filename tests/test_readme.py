@@ -232,7 +232,11 @@ def test_make_repro_ends_with_what_the_readme_shows_and_make_clean_takes_nothing
     assert done.stdout.splitlines()[-2:] == shown.splitlines()[-2:]
     planned = run_in(folder, "make", "-o", "env", "-n", "repro", "RECIPE=mnist").stdout
     assert 'imagepipe use "recipes/mnist.yaml"' in planned
+    others = [folder / "models" / name for name in ("mine.pth", "model.onnx")]
+    for path in (*others, folder / "models/.model.safetensors.1.part"):
+        path.write_bytes(b"mine")
     assert run_in(folder, "make", "clean").returncode == 0
+    assert sorted(folder.joinpath("models").iterdir()) == others
     left = [path for path in read_state(folder) if (folder / path).exists()]
     assert sorted(left) == [f"reports/{name}.json" for name in ("balance/balance", "evaluate/metrics", "train/metrics")]
     assert run_in(folder, "dvc", "checkout").returncode == 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.circumstances import YEARS, Circumstances, Run, change_params, copy_files, set_knobs, under
+from tests.circumstances import YEARS, Circumstances, Run, change_params, copy_files, make_locale, set_knobs, under
 from tests.data.made import encode, turn
 from tests.stages import STAGES
 
@@ -227,3 +227,8 @@ def test_train_and_evaluate_give_the_same_bytes(
 
 def test_a_byte_that_differs_would_be_found() -> None:
     assert compare({"a": b"xyz", "b": b"x"}, {"a": b"xyz!", "c": b""}) == (3, ["a", "b", "c"])
+
+
+def test_a_locale_that_cannot_be_made_is_not_taken_for_another(tmp_path: Path) -> None:
+    with pytest.raises(pytest.skip.Exception, match=r"the sources of locales for xx_XX\.UTF-8"):
+        make_locale("xx_XX.UTF-8", tmp_path / "locales")
