@@ -40,6 +40,18 @@ def test_tensors_and_pil_images_are_taken_as_they_are() -> None:
     assert np.array_equal(to_picture(Image.fromarray(image)), image)
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_narrow_image_is_as_high_and_wide_as_it_was(width: int) -> None:
+    """Of a tensor the channels come first; an array of the same shape has them last."""
+    grey = np.arange(20 * width, dtype=np.uint8).reshape(1, 20, width)
+    assert np.array_equal(to_picture(torch.from_numpy(grey)), grey[0])
+    colour = np.arange(3 * 20 * width, dtype=np.uint8).reshape(3, 20, width)
+    assert np.array_equal(to_picture(torch.from_numpy(colour)), colour.transpose(1, 2, 0))
+    low = colour.reshape(1, 20 * width, 3)
+    assert np.array_equal(to_picture(low), low)
+    assert np.array_equal(to_picture(Image.fromarray(low)), low)
+
+
 def test_floats_are_taken_as_0_to_1() -> None:
     assert to_picture(np.array([[0.0, 0.5, 1.0, 2.0]])).tolist() == [[0, 128, 255, 255]]
 

@@ -293,10 +293,12 @@ def measure_text(texts: Sequence[str], size: float) -> float:
 def to_picture(image: Any) -> NDArray[np.uint8]:
     """uint8 (H, W) or (H, W, 3) from a tensor, array or PIL image of shape (H, W), (1, H, W), (3, H, W) or (H, W, C).
 
-    Floats are taken as 0 to 1. Raises InputError for any other shape.
+    Where a shape may be either, the channels of a tensor come first, and those of an array last. Floats are taken as 0
+    to 1. Raises InputError for any other shape.
     """
     array = np.asarray(image)
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+    is_tensor = hasattr(image, "permute")  # torch is not imported for this
+    if array.ndim == 3 and array.shape[0] in (1, 3) and (is_tensor or array.shape[2] not in (1, 3)):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
