@@ -21,6 +21,7 @@ from imagepipe.report.plots import (
     draw_confusion,
     draw_curves,
     draw_grid,
+    draw_ranking,
     draw_rates,
     shorten,
     to_picture,
@@ -172,6 +173,24 @@ def test_a_suggested_rate_is_marked_in_blue(tmp_path: Path, lowest: float, highe
     picture = read_picture(tmp_path / "rates.png")
     assert (picture == (0x00, 0x72, 0xB2)).all(axis=2).any() == suggested
     assert (picture < 50).any()
+
+
+@pytest.mark.parametrize(
+    ("count", "titles"),
+    [
+        (2, ["ROC, area 0.5000", "precision and recall, average 0.2500"]),
+        (0, ["ROC: needs two classes", "precision and recall: needs two classes"]),
+    ],
+)
+def test_without_a_second_class_the_ranking_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int, titles: list[str]
+) -> None:
+    figure = Figure()
+    monkeypatch.setattr(plots, "new_figure", lambda *_: nullcontext(figure))
+    table = pd.DataFrame({name: np.linspace(0, 1, count) for name in ("share", "true_positive_rate", "precision")})
+    scores = (0.5, 0.25) if count else (float("nan"), float("nan"))
+    draw_ranking(table, *scores, tmp_path / "ranking.png")
+    assert [axes.get_title() for axes in figure.axes] == titles
 
 
 def test_a_confusion_matrix_is_dark_where_the_counts_are(tmp_path: Path) -> None:

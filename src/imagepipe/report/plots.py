@@ -232,20 +232,21 @@ def draw_reliability(tables: dict[str, pd.DataFrame], path: Path) -> None:
 
 
 def draw_ranking(table: pd.DataFrame, roc_auc: float, average_precision: float, path: Path) -> None:
-    """The ROC and the precision-recall curve, means over classes against the rest, from `tabulate_ranking`."""
+    """The ROC and the precision-recall curve, means over classes against the rest, from `tabulate_ranking`.
+
+    Of a single class the table is empty, and the titles say why there is no curve.
+    """
     with new_figure(path, 9, 3.8) as figure:
         roc, recall = figure.subplots(1, 2)
         roc.plot(table["share"], table["true_positive_rate"], color=COLOURS["train"], linewidth=1.5)
         roc.plot([0, 1], [0, 1], color="black", linestyle=(0, (3, 1.5)), linewidth=0.8)
         recall.plot(table["share"], table["precision"], color=COLOURS["train"], linewidth=1.5)
         labels = {"xlim": (-0.01, 1.01), "ylim": (0, 1.02)}
-        roc.set(title=f"ROC, area {roc_auc:.4f}", xlabel="false positive rate", ylabel="true positive rate", **labels)
-        recall.set(
-            title=f"precision and recall, average {average_precision:.4f}",
-            xlabel="recall",
-            ylabel="precision",
-            **labels,
-        )
+        area, average = f", area {roc_auc:.4f}", f", average {average_precision:.4f}"
+        if table.empty:
+            area = average = ": needs two classes"
+        roc.set(title=f"ROC{area}", xlabel="false positive rate", ylabel="true positive rate", **labels)
+        recall.set(title=f"precision and recall{average}", xlabel="recall", ylabel="precision", **labels)
 
 
 def draw_grid(images: Sequence[Any], captions: Sequence[str], path: Path, title: str = "") -> None:
