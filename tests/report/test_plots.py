@@ -133,8 +133,25 @@ def test_a_grid_without_images_is_a_picture_all_the_same(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("epochs", "per_epoch"), [(1, 1), (3, 4), (5, 200)])
 def test_curves_of_any_length_are_drawn(tmp_path: Path, epochs: int, per_epoch: int) -> None:
-    draw_curves(*make_curves(epochs, per_epoch), tmp_path / "curves.png")
+    draw_curves(*make_curves(epochs, per_epoch), "cross_entropy", tmp_path / "curves.png")
     assert (read_picture(tmp_path / "curves.png") == (0xE6, 0x9F, 0x00)).all(axis=2).any()  # val is orange
+
+
+@pytest.mark.parametrize(
+    ("loss", "title", "label"),
+    [
+        ("cross_entropy", "loss (cross-entropy, nats)", "each update (train)"),
+        ("focal", "loss (after each epoch: cross-entropy, nats)", "each update (train: focal)"),
+    ],
+)
+def test_the_curves_say_which_loss_they_show(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loss: str, title: str, label: str
+) -> None:
+    figure = Figure()
+    monkeypatch.setattr(plots, "new_figure", lambda *_: nullcontext(figure))
+    draw_curves(*make_curves(3, 4), loss, tmp_path / "curves.png")
+    losses = figure.axes[0]
+    assert (losses.get_title(), losses.lines[0].get_label()) == (title, label)
 
 
 def make_rates(lowest: float, highest: float) -> pd.DataFrame:

@@ -127,8 +127,10 @@ def label_places(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(shown, [shorten(names[index]) for index in shown], rotation=90 if long or every > 1 else 0)
 
 
-def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
+def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, loss: str, path: Path) -> None:
     """Loss of every update with its running average, and loss and accuracy by epoch, all over updates.
+
+    `loss` is what the updates were made by, in a few words; after each epoch, the cross-entropy is measured.
 
     The running average is over a tenth of an epoch's updates (at least ten); each mean stands in the middle of its
     window, so that the line neither starts at 0 nor lags behind what it averages.
@@ -136,7 +138,10 @@ def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
     window = max(10, int(len(steps) / max(1, len(history)) / 10))
     with new_figure(path, 9, 3.6) as figure:
         losses, accuracies = figure.subplots(1, 2)
-        losses.plot(steps["update"], steps["loss"], color="#bbbbbb", linewidth=0.6, label="each update (train)")
+        title, measured = "loss (cross-entropy, nats)", "train"
+        if loss != "cross_entropy":
+            title, measured = "loss (after each epoch: cross-entropy, nats)", f"train: {shorten(loss, 32)}"
+        losses.plot(steps["update"], steps["loss"], color="#bbbbbb", linewidth=0.6, label=f"each update ({measured})")
         if len(steps) >= window:
             average = steps["loss"].rolling(window).mean()
             losses.plot(
@@ -152,7 +157,7 @@ def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
             accuracies.plot(history["updates"], 100 * history[f"{split}_accuracy"], label=split, **style)
         highest = max(steps["loss"].quantile(0.995), history[["train_loss", "val_loss"]].to_numpy().max())
         losses.set_ylim(bottom=0, top=1.05 * float(highest) or None)
-        losses.set(title="loss (cross-entropy, nats)", xlabel="updates", xlim=(0, None))
+        losses.set(title=title, xlabel="updates", xlim=(0, None))
         accuracies.set(title="accuracy (%)", xlabel="updates", xlim=(0, None))
         losses.legend()
         accuracies.legend(loc="lower right")
