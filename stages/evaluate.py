@@ -40,9 +40,9 @@ def main(
     predictions, model = predict_splits(
         model_path, manifests_dir, images_dir, params.batch_size, count_jobs(run), open_cache(run)
     )
-    metrics = write_results(predictions, images_dir, balance_dir, train_dir, results_dir, params)
-    del predictions  # of a million images they are half a gigabyte, and the page reads those that were written
     values = {name: section for name, section in read_yaml(PARAMS_FILE)[0].items() if name != "run"}
+    metrics = write_results(predictions, images_dir, balance_dir, train_dir, results_dir, params, values["train"])
+    del predictions  # of a million images they are half a gigabyte, and the page reads those that were written
     write_page(page_path, results_dir, balance_dir, train_dir, manifests_dir, images_dir, model, params, values)
     print(f"evaluate: {describe_accuracy(metrics['test'], params.confidence)}; see {page_path}")
 

@@ -47,8 +47,7 @@ def describe(trained: Trained, epochs: int) -> None:
         f"train accuracy {100 * kept['train_accuracy']:.2f} %, val accuracy {100 * kept['val_accuracy']:.2f} % "
         f"(always the most frequent class: {100 * trained.baseline:.2f} %)"
     )
-    for note in (*trained.notes, trained.suggestion):
-        print(f"train: {note}")
+    print(f"train: {trained.suggestion}")
 
 
 if __name__ == "__main__":

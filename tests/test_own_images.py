@@ -65,7 +65,7 @@ def place(tmp_path: Path) -> Path:
     shutil.copyfile(ROOT / "data/classes/all.csv", tmp_path / "data/classes/all.csv")
     shutil.copyfile(ROOT / "recipes/base.yaml", tmp_path / "params.yaml")
     with modify_yaml(tmp_path / "params.yaml") as params:
-        params["train"] |= {"model": "softmax", "epochs": 1}
+        params["train"] |= {"model": "softmax", "epochs": 4}
     return tmp_path
 
 

@@ -17,7 +17,7 @@ from imagepipe.models.torchvision_models import (
     find_first_convolution,
     list_torchvision,
 )
-from imagepipe.models.weights import find_head
+from imagepipe.models.weights import find_heads
 from tests.models.made import build, make_images
 
 # One of each family, and the least side that it takes.
@@ -97,7 +97,7 @@ def test_the_least_size_trains(name: str) -> None:
     body = build(f"torchvision:{name}", {"dropout": 0.0}, channels=3, side=side, classes=7).train()
     assert body(make_images(2, 3, side, side)).shape == (2, 7)
 
-    head = find_head(body)
+    [head] = find_heads(body)
     # A vision transformer's starts at 0, and lets no gradient through; nor does the ReLU behind that of a SqueezeNet
     # where all logits are negative.
     nn.init.uniform_(head.get_parameter("weight"), generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.manifest import ImageInfo
 from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier, save_classifier
 from imagepipe.models.torchvision_models import find_first_convolution
-from imagepipe.models.weights import check_pretrained, find_head, freeze, load_pretrained
+from imagepipe.models.weights import check_pretrained, find_heads, freeze, load_pretrained
 from tests.models.made import POOL, RESNET, Choices, build
 
 CHOICES: dict[str, Choices] = {"softmax": {}, "mlp": {"hidden": 5}, "cnn": POOL, "resnet_small": RESNET}
@@ -262,18 +262,19 @@ def test_what_is_no_file_has_no_hash() -> None:
         ("torchvision:mobilenet_v3_small", "classifier.3"),
         ("torchvision:googlenet", "fc"),
         ("torchvision:swin_t", "head"),
+        ("timm:resnet18", "fc"),
     ],
 )
 def test_the_head_gives_the_logits(name: str, head: str) -> None:
     body = make_model(name, side=32, classes=7).body
-    found = find_head(body)
+    [found] = find_heads(body)
     assert found is body.get_submodule(head)
     assert found.get_parameter("weight").shape[0] == 7
 
 
 def test_a_network_without_layers_has_no_head() -> None:
     with pytest.raises(InputError, match=r"train\.freeze: ReLU has no linear layer or convolution to train"):
-        find_head(nn.ReLU())
+        find_heads(nn.ReLU())
 
 
 def train_once(model: Classifier) -> None:
@@ -283,15 +284,24 @@ def train_once(model: Classifier) -> None:
     torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1).step()
 
 
-@pytest.mark.parametrize(("name", "head"), [("cnn", "head.2"), ("resnet_small", "head.3"), (RESNET18, "fc")])
-def test_of_a_frozen_body_the_head_alone_changes(name: str, head: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("cnn", ["head.2"]),
+        ("resnet_small", ["head.3"]),
+        (RESNET18, ["fc"]),
+        ("timm:repvit_m0_9", ["head.head.l", "head.head_dist.l"]),
+        ("timm:efficientvim_m1", ["heads.0", "heads.1", "heads.2", "heads.3"]),
+    ],
+)
+def test_of_a_frozen_body_the_heads_alone_change(name: str, heads: list[str]) -> None:
     model = make_model(name, side=32)
     freeze(model, "body")
     before = copy_state(model)
     for _ in range(2):
         train_once(model)
         model.eval()
-    assert get_changed(model, before) == {f"body.{head}.weight", f"body.{head}.bias"}
+    assert get_changed(model, before) == {f"body.{head}.{kind}" for head in heads for kind in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet_small", RESNET18])

@@ -64,5 +64,6 @@ def folder(tmp_path: Path) -> Path:
 
 def write(folder: Path, predictions: pd.DataFrame) -> Path:
     """The results of `predictions`, in `folder/results`."""
-    write_results(predictions, folder / "images", folder / "balance", folder / "train", folder / "results", PARAMS)
+    train, loss = folder / "train", {"loss": "cross_entropy", "imbalance": "none"}
+    write_results(predictions, folder / "images", folder / "balance", train, folder / "results", PARAMS, loss)
     return folder / "results"

@@ -21,6 +21,7 @@ from imagepipe.report.plots import (
     draw_confusion,
     draw_curves,
     draw_grid,
+    draw_ranking,
     draw_rates,
     shorten,
     to_picture,
@@ -38,6 +39,18 @@ def test_tensors_and_pil_images_are_taken_as_they_are() -> None:
     image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     assert np.array_equal(to_picture(torch.from_numpy(image).permute(2, 0, 1)), image)
     assert np.array_equal(to_picture(Image.fromarray(image)), image)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_narrow_image_is_as_high_and_wide_as_it_was(width: int) -> None:
+    """Of a tensor the channels come first; an array of the same shape has them last."""
+    grey = np.arange(20 * width, dtype=np.uint8).reshape(1, 20, width)
+    assert np.array_equal(to_picture(torch.from_numpy(grey)), grey[0])
+    colour = np.arange(3 * 20 * width, dtype=np.uint8).reshape(3, 20, width)
+    assert np.array_equal(to_picture(torch.from_numpy(colour)), colour.transpose(1, 2, 0))
+    low = colour.reshape(1, 20 * width, 3)
+    assert np.array_equal(to_picture(low), low)
+    assert np.array_equal(to_picture(Image.fromarray(low)), low)
 
 
 def test_floats_are_taken_as_0_to_1() -> None:
@@ -120,8 +133,25 @@ def test_a_grid_without_images_is_a_picture_all_the_same(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("epochs", "per_epoch"), [(1, 1), (3, 4), (5, 200)])
 def test_curves_of_any_length_are_drawn(tmp_path: Path, epochs: int, per_epoch: int) -> None:
-    draw_curves(*make_curves(epochs, per_epoch), tmp_path / "curves.png")
+    draw_curves(*make_curves(epochs, per_epoch), "cross_entropy", tmp_path / "curves.png")
     assert (read_picture(tmp_path / "curves.png") == (0xE6, 0x9F, 0x00)).all(axis=2).any()  # val is orange
+
+
+@pytest.mark.parametrize(
+    ("loss", "title", "label"),
+    [
+        ("cross_entropy", "loss (cross-entropy, nats)", "each update (train)"),
+        ("focal", "loss (after each epoch: cross-entropy, nats)", "each update (train: focal)"),
+    ],
+)
+def test_the_curves_say_which_loss_they_show(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loss: str, title: str, label: str
+) -> None:
+    figure = Figure()
+    monkeypatch.setattr(plots, "new_figure", lambda *_: nullcontext(figure))
+    draw_curves(*make_curves(3, 4), loss, tmp_path / "curves.png")
+    losses = figure.axes[0]
+    assert (losses.get_title(), losses.lines[0].get_label()) == (title, label)
 
 
 def make_rates(lowest: float, highest: float) -> pd.DataFrame:
@@ -160,6 +190,24 @@ def test_a_suggested_rate_is_marked_in_blue(tmp_path: Path, lowest: float, highe
     picture = read_picture(tmp_path / "rates.png")
     assert (picture == (0x00, 0x72, 0xB2)).all(axis=2).any() == suggested
     assert (picture < 50).any()
+
+
+@pytest.mark.parametrize(
+    ("count", "titles"),
+    [
+        (2, ["ROC, area 0.5000", "precision and recall, average 0.2500"]),
+        (0, ["ROC: needs two classes", "precision and recall: needs two classes"]),
+    ],
+)
+def test_without_a_second_class_the_ranking_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int, titles: list[str]
+) -> None:
+    figure = Figure()
+    monkeypatch.setattr(plots, "new_figure", lambda *_: nullcontext(figure))
+    table = pd.DataFrame({name: np.linspace(0, 1, count) for name in ("share", "true_positive_rate", "precision")})
+    scores = (0.5, 0.25) if count else (float("nan"), float("nan"))
+    draw_ranking(table, *scores, tmp_path / "ranking.png")
+    assert [axes.get_title() for axes in figure.axes] == titles
 
 
 def test_a_confusion_matrix_is_dark_where_the_counts_are(tmp_path: Path) -> None:

@@ -5,13 +5,27 @@ import pytest
 
 from imagepipe.core.errors import InputError
 from imagepipe.evaluation.predictions import read_predictions
-from imagepipe.report.results import read_majority
+from imagepipe.report.results import name_loss, read_majority
 from tests.report.conftest import make_predictions, write
 
 
 def test_majority_is_read_from_the_train_rows(tmp_path: Path) -> None:
     (tmp_path / "counts.csv").write_text("split,class,count,percent\ntrain,NA,2,50\ntrain,b,2,50\ntest,b,9,100\n")
     assert read_majority(tmp_path / "counts.csv") == "NA"
+
+
+@pytest.mark.parametrize(
+    ("loss", "imbalance", "name"),
+    [
+        ("cross_entropy", "none", "cross_entropy"),
+        ("nll", "weighted_sampler", "cross_entropy"),
+        ("cross_entropy", "focal", "focal"),
+        ("bce", "none", "bce"),
+        ("cross_entropy", "class_weights", "cross_entropy, classes weighted"),
+    ],
+)
+def test_the_loss_of_the_updates_by_its_name(loss: str, imbalance: str, name: str) -> None:
+    assert name_loss({"loss": loss, "imbalance": imbalance}) == name
 
 
 def test_every_table_and_figure_is_written(folder: Path) -> None:

@@ -86,6 +86,20 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(tmp_path: Path, how:
     assert found["seen"] == 1
 
 
+def test_one_that_cannot_be_read_is_named_and_the_one_before_is_taken(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(1, STATE | {"seen": 1})
+    newest = checkpoints.folder / "000000000002.ckpt"
+    newest.mkdir()
+    message = (
+        rf"^{re.escape(str(newest))}: cannot be read: Is a directory; it is not used, and the one before is tried$"
+    )
+    with pytest.warns(UserWarning, match=message):
+        found = checkpoints.load()
+    assert found is not None
+    assert found["seen"] == 1
+
+
 def test_where_both_are_damaged_there_is_none(tmp_path: Path) -> None:
     checkpoints = open_checkpoints(tmp_path)
     for update in (1, 2):

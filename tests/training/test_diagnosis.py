@@ -9,6 +9,11 @@ from imagepipe.training.diagnosis import suggest_remedy
         (0.12, 0.11, 0.10, "val is hardly better than always saying the most frequent class"),
         (1.00, 0.11, 0.10, "val is hardly better"),
         (0.97, 0.96, 0.95, "val is hardly better"),
+        # Of a baseline of 0.98, half of what is left to 1 is 0.01.
+        (1.00, 0.985, 0.98, "val is hardly better"),
+        (1.00, 0.995, 0.98, "train and val are close, and both are good"),
+        (1.00, 1.00, 0.98, "train and val are close, and both are good"),
+        (1.00, 1.00, 1.00, "val is hardly better"),
         (0.70, 0.69, 0.10, "even train is not learnt (bias)"),
         (0.70, 0.60, 0.10, "train is learnt by heart (variance)"),
         (1.00, 0.90, 0.10, "train is learnt by heart (variance)"),

@@ -40,6 +40,20 @@ def test_focal_loss_by_hand() -> None:
     assert take_loss([3.0, 1.0], loss="focal") == pytest.approx((3 * expected[0] + expected[1]) / 4)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
+def test_a_certain_sample_adds_nothing_to_the_focal_loss_or_its_gradient(gamma: float) -> None:
+    """e^-200 is 0 in float32: the first loss is 0, the second (1/2)^gamma ln 2, half of which is the mean.
+
+    With p = 1/2, -d/dp of (1 - p)^gamma ln(1/p) is (1/2)^gamma (2 gamma ln 2 + 2), and dp/dlogit is 1/4.
+    """
+    logits = torch.tensor([[200.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    loss = make_loss(make_params(loss="focal", focal_gamma=gamma))(logits, torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx(0.5**gamma * math.log(2) / 2)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    slope = 0.5**gamma * (gamma * math.log(2) + 1) / 4
+    assert gradient.tolist() == [[0, 0], pytest.approx([slope, -slope])]
+
+
 def test_one_against_the_rest_by_hand() -> None:
     """Logits of 0 cost ln 2 either way; ln 3 is a probability of 3/4, which is wrong in the first sample: ln 4."""
     expected = [math.log(2) + math.log(4), 2 * math.log(2)]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
+from imagepipe.core.errors import InputError
 from imagepipe.training.optimisers import make_optimiser, make_schedule
 from tests.training.test_params import VALUES, make_params
 
@@ -104,11 +105,24 @@ def test_onecycle_peaks_at_lr_after_three_tenths_of_the_updates() -> None:
     assert rates[-1] == pytest.approx(0.02 / 10_000)
 
 
-@pytest.mark.parametrize("updates", range(1, 8))
-def test_onecycle_fits_any_number_of_updates(updates: int) -> None:
+@pytest.mark.parametrize("updates", range(4, 8))
+def test_onecycle_fits_any_number_of_updates_that_lets_it_rise(updates: int) -> None:
     rates = list_rates(updates, schedule="onecycle", lr=0.5)
     assert len(rates) == updates
     assert 0 < min(rates) <= max(rates) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("updates", "share", "rise"), [(1, 0.3, "0.3"), (3, 0.3, "0.9"), (2, 0.5, "1"), (4, 0.25, "1"), (10, 0.1, "1")]
+)
+def test_onecycle_is_refused_where_it_cannot_rise(updates: int, share: float, rise: str) -> None:
+    message = (
+        rf"^train\.schedule is onecycle, but train\.onecycle\.pct_start is {share} and there are {updates} updates: lr "
+        rf"would rise over {rise} updates; it needs more than 1\. Raise train\.epochs or pct_start, reduce "
+        r"train\.batch_size, or choose another train\.schedule\.$"
+    )
+    with pytest.raises(InputError, match=message):
+        list_rates(updates, schedule="onecycle", **change("onecycle", pct_start=share))
 
 
 def test_onecycle_leaves_the_momentum_alone() -> None:

@@ -398,13 +398,16 @@ def test_a_gpu_learns_what_the_processor_learns(made: Path) -> None:
     assert gpu.kept["train_loss"] == pytest.approx(processor.kept["train_loss"], abs=1e-3)
 
 
-def test_weights_of_another_run_can_be_taken_up_and_frozen(made: Path) -> None:
-    """The first run's body is left as it is; its last layer is trained on."""
+def test_weights_of_another_run_can_be_taken_up_and_frozen(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first run's body is left as it is; its last layer is trained on. What was loaded is said before training."""
     run(made, "first", model="mlp")
     path = str(made / "first" / "model.safetensors")
     digest = hash_file(Path(path))
-    second = run(made, "second", model="mlp", pretrained=path, pretrained_sha256=digest, freeze="body", epochs=1)
-    assert second.notes == ["pretrained: 4 of 4 tensors of the model were loaded"]
+    capsys.readouterr()
+    run(made, "second", model="mlp", pretrained=path, pretrained_sha256=digest, freeze="body", epochs=1)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "train: pretrained: 4 of 4 tensors of the model were loaded"
+    assert said[1].startswith("train: epoch 1/1  train loss ")
     first, after = (load_classifier(made / name / "model.safetensors").state_dict() for name in ("first", "second"))
     assert torch.equal(first["body.1.weight"], after["body.1.weight"])
     assert not torch.equal(first["body.3.weight"], after["body.3.weight"])

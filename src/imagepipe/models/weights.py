@@ -213,16 +213,24 @@ def find_name(body: nn.Module, wanted: nn.Module) -> str:
     return next(name for name, module in body.named_modules() if module is wanted)
 
 
-def find_head(body: nn.Module) -> nn.Module:
-    """The layer that gives the logits: the last linear one or convolution, in the order of putting together."""
+def find_heads(body: Any) -> list[nn.Module]:
+    """The layers that give the logits: the last linear one or convolution, in the order of putting together.
+
+    Some of timm's networks have several heads, for distillation or for several scales, whose mean are the logits.
+    """
     layers = [module for module in body.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     if not layers:
         raise InputError(f"train.freeze: {type(body).__name__} has no linear layer or convolution to train.")
-    return layers[-1]
+    last = layers[-1]
+    if not hasattr(body, "get_classifier"):  # what timm's networks have
+        return [last]
+    found = body.get_classifier()
+    inside = {module for head in (found if isinstance(found, tuple) else (found,)) for module in head.modules()}
+    return [layer for layer in layers if layer in inside and len(layer.weight) == len(last.weight)]
 
 
 def freeze(model: Classifier, what: Freeze) -> None:
-    """Keep from training what `train.freeze` names: `nothing`, `body` (all but the head) or `batch_norm`.
+    """Keep from training what `train.freeze` names: `nothing`, `body` (all but the heads) or `batch_norm`.
 
     With the last two, batch norm stays in evaluation mode while the model trains: its running mean and variance are
     used, and stay. Dropout and stochastic depth go on, since they are choices of their own and keep no state. Raises
@@ -235,7 +243,7 @@ def freeze(model: Classifier, what: Freeze) -> None:
         raise InputError(f"train.freeze: `batch_norm`, but `{model.info.model}` has none; set it to `nothing`.")
     set_trainable(norms if what == "batch_norm" else [model.body], False)
     if what == "body":
-        set_trainable([find_head(model.body)], True)
+        set_trainable(find_heads(model.body), True)
     model.frozen = norms
 
 

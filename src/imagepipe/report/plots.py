@@ -127,8 +127,10 @@ def label_places(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(shown, [shorten(names[index]) for index in shown], rotation=90 if long or every > 1 else 0)
 
 
-def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
+def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, loss: str, path: Path) -> None:
     """Loss of every update with its running average, and loss and accuracy by epoch, all over updates.
+
+    `loss` is what the updates were made by, in a few words; after each epoch, the cross-entropy is measured.
 
     The running average is over a tenth of an epoch's updates (at least ten); each mean stands in the middle of its
     window, so that the line neither starts at 0 nor lags behind what it averages.
@@ -136,7 +138,10 @@ def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
     window = max(10, int(len(steps) / max(1, len(history)) / 10))
     with new_figure(path, 9, 3.6) as figure:
         losses, accuracies = figure.subplots(1, 2)
-        losses.plot(steps["update"], steps["loss"], color="#bbbbbb", linewidth=0.6, label="each update (train)")
+        title, measured = "loss (cross-entropy, nats)", "train"
+        if loss != "cross_entropy":
+            title, measured = "loss (after each epoch: cross-entropy, nats)", f"train: {shorten(loss, 32)}"
+        losses.plot(steps["update"], steps["loss"], color="#bbbbbb", linewidth=0.6, label=f"each update ({measured})")
         if len(steps) >= window:
             average = steps["loss"].rolling(window).mean()
             losses.plot(
@@ -152,7 +157,7 @@ def draw_curves(history: pd.DataFrame, steps: pd.DataFrame, path: Path) -> None:
             accuracies.plot(history["updates"], 100 * history[f"{split}_accuracy"], label=split, **style)
         highest = max(steps["loss"].quantile(0.995), history[["train_loss", "val_loss"]].to_numpy().max())
         losses.set_ylim(bottom=0, top=1.05 * float(highest) or None)
-        losses.set(title="loss (cross-entropy, nats)", xlabel="updates", xlim=(0, None))
+        losses.set(title=title, xlabel="updates", xlim=(0, None))
         accuracies.set(title="accuracy (%)", xlabel="updates", xlim=(0, None))
         losses.legend()
         accuracies.legend(loc="lower right")
@@ -232,20 +237,21 @@ def draw_reliability(tables: dict[str, pd.DataFrame], path: Path) -> None:
 
 
 def draw_ranking(table: pd.DataFrame, roc_auc: float, average_precision: float, path: Path) -> None:
-    """The ROC and the precision-recall curve, means over classes against the rest, from `tabulate_ranking`."""
+    """The ROC and the precision-recall curve, means over classes against the rest, from `tabulate_ranking`.
+
+    Of a single class the table is empty, and the titles say why there is no curve.
+    """
     with new_figure(path, 9, 3.8) as figure:
         roc, recall = figure.subplots(1, 2)
         roc.plot(table["share"], table["true_positive_rate"], color=COLOURS["train"], linewidth=1.5)
         roc.plot([0, 1], [0, 1], color="black", linestyle=(0, (3, 1.5)), linewidth=0.8)
         recall.plot(table["share"], table["precision"], color=COLOURS["train"], linewidth=1.5)
         labels = {"xlim": (-0.01, 1.01), "ylim": (0, 1.02)}
-        roc.set(title=f"ROC, area {roc_auc:.4f}", xlabel="false positive rate", ylabel="true positive rate", **labels)
-        recall.set(
-            title=f"precision and recall, average {average_precision:.4f}",
-            xlabel="recall",
-            ylabel="precision",
-            **labels,
-        )
+        area, average = f", area {roc_auc:.4f}", f", average {average_precision:.4f}"
+        if table.empty:
+            area = average = ": needs two classes"
+        roc.set(title=f"ROC{area}", xlabel="false positive rate", ylabel="true positive rate", **labels)
+        recall.set(title=f"precision and recall{average}", xlabel="recall", ylabel="precision", **labels)
 
 
 def draw_grid(images: Sequence[Any], captions: Sequence[str], path: Path, title: str = "") -> None:
@@ -293,10 +299,12 @@ def measure_text(texts: Sequence[str], size: float) -> float:
 def to_picture(image: Any) -> NDArray[np.uint8]:
     """uint8 (H, W) or (H, W, 3) from a tensor, array or PIL image of shape (H, W), (1, H, W), (3, H, W) or (H, W, C).
 
-    Floats are taken as 0 to 1. Raises InputError for any other shape.
+    Where a shape may be either, the channels of a tensor come first, and those of an array last. Floats are taken as 0
+    to 1. Raises InputError for any other shape.
     """
     array = np.asarray(image)
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+    is_tensor = hasattr(image, "permute")  # torch is not imported for this
+    if array.ndim == 3 and array.shape[0] in (1, 3) and (is_tensor or array.shape[2] not in (1, 3)):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]

@@ -1,5 +1,6 @@
 """What the evaluate stage leaves beside the page: tables and figures, all derived from the predictions table."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,20 @@ def write_results(
     train_dir: Path,
     results_dir: Path,
     params: EvaluateParams,
+    train: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write tables and figures into `results_dir`, all or nothing; gives what `metrics.json` holds."""
+    """Write tables and figures into `results_dir`, all or nothing; gives what `metrics.json` holds.
+
+    `train` is that section of params.yaml.
+    """
     with replace_directory(results_dir) as staging:
         write_csv(staging / "predictions.csv", predictions)
         predictions = read_predictions(staging / "predictions.csv")  # all that follows can be derived from it again
         test = predictions[predictions["split"] == "test"]
         majority = read_majority(balance_dir / "counts.csv")
         metrics = write_figures(predictions, float((test["class"] == majority).mean()), params, staging)
-        draw_curves(
-            pd.read_csv(train_dir / "history.csv"), pd.read_csv(train_dir / "steps.csv"), staging / "curves.png"
-        )
+        history, steps = (pd.read_csv(train_dir / name) for name in ("history.csv", "steps.csv"))
+        draw_curves(history, steps, name_loss(train), staging / "curves.png")
         mistakes = pick_mistakes(test, params.gallery)
         wrong = int((test["class"] != test["predicted"]).sum())
         title = f"the {len(mistakes)} worst of {wrong} mistakes on test" if wrong else "no mistake on test"
@@ -75,6 +79,13 @@ def write_figures(predictions: pd.DataFrame, baseline: float, params: EvaluatePa
     write_csv(folder / "ranking.csv", ranking)
     draw_ranking(ranking, scores["roc_auc"].value, scores["average_precision"].value, folder / "ranking.png")
     return metrics
+
+
+def name_loss(train: Mapping[str, Any]) -> str:
+    """What the updates were made by, from `train.loss` and `train.imbalance`; nll is the cross-entropy, too."""
+    name = "focal" if train["imbalance"] == "focal" else train["loss"]
+    name = "cross_entropy" if name == "nll" else name
+    return f"{name}, classes weighted" if train["imbalance"] == "class_weights" else name
 
 
 def stack_tables(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -100,10 +100,11 @@ class Checkpoints:
         for path in self.list_files():
             try:
                 return read_checked(path, self.key)
-            except DamagedCheckpoint as error:
-                warnings.warn(f"{path}: {error}; it is not used, and the one before is tried", stacklevel=4)
             except FileNotFoundError:  # another run of this key has ended, or written a newer one
                 continue
+            except (DamagedCheckpoint, OSError) as error:
+                reason = f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else error
+                warnings.warn(f"{path}: {reason}; it is not used, and the one before is tried", stacklevel=4)
         return None
 
     def list_files(self) -> list[Path]:

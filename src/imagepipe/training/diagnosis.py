@@ -1,6 +1,6 @@
 """What the figures of train and val say about bias and variance, and what to try next: a rule of thumb."""
 
-CLEAR = 0.03  # accuracy above the baseline below which a model has learnt next to nothing
+CLEAR = 0.03  # accuracy above the baseline, or half of what is left to 1, up to which next to nothing is learnt
 WIDE = 0.05  # accuracy on train above that on val from which the train images are learnt by heart
 WANTING = 0.90  # accuracy on train below which even the train images are not learnt
 GOOD = "train and val are close, and both are good: more images, or a larger model for longer, are what is left."
@@ -11,7 +11,7 @@ def suggest_remedy(train: float, val: float, baseline: float) -> str:
 
     Bias (train is not learnt) comes before variance (train is learnt by heart), since its remedy widens the gap.
     """
-    if val < baseline + CLEAR:
+    if val <= baseline + min(CLEAR, (1 - baseline) / 2):
         return (
             "val is hardly better than always saying the most frequent class: look at the images and their labels, "
             "then at train.lr and train.normalize."

@@ -43,7 +43,10 @@ class FocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = functional.cross_entropy(logits, labels, reduction="none")
-        return average((1 - torch.exp(-losses)) ** self.gamma * losses, labels, self.weights)
+        wrong = 1 - torch.exp(-losses)
+        # Of 0 to a power below 1 the derivative is infinite, and times a loss of 0 not a number.
+        wrong = wrong.clamp_min(torch.finfo(wrong.dtype).tiny)
+        return average(wrong**self.gamma * losses, labels, self.weights)
 
 
 class OneAgainstRest(nn.Module):

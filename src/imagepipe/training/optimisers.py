@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from imagepipe.core.errors import find_named
+from imagepipe.core.errors import InputError, find_named
 from imagepipe.training.params import TrainParams
 
 # Called with groups of weights, each of which has its own weight decay.
@@ -57,7 +57,17 @@ def list_schedules() -> dict[str, Callable[[optim.Optimizer, TrainParams, int], 
 
 
 def schedule_cycle(optimiser: optim.Optimizer, params: TrainParams, updates: int) -> LRScheduler:
-    """Smith, Topin: Super-convergence, arXiv:1708.07120; the momentum is left alone."""
+    """Smith, Topin: Super-convergence, arXiv:1708.07120; the momentum is left alone.
+
+    Raises InputError where the rise is not longer than one update: torch then starts behind the peak, or divides by 0.
+    """
+    share = params.onecycle.pct_start
+    if share * updates <= 1:
+        raise InputError(
+            f"train.schedule is onecycle, but train.onecycle.pct_start is {share} and there are {updates} updates: lr "
+            f"would rise over {share * updates:.2g} updates; it needs more than 1. Raise train.epochs or pct_start, "
+            "reduce train.batch_size, or choose another train.schedule."
+        )
     return OneCycleLR(
         optimiser, max_lr=params.lr, total_steps=updates, cycle_momentum=False, **params.onecycle.model_dump()
     )

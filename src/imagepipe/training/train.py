@@ -28,14 +28,12 @@ from imagepipe.training.setup import choose_options, open_loaders, sample_positi
 class Trained:
     """The model of the epoch that is kept, and that epoch's row of the history: how it did on train and on val.
 
-    `baseline` is the accuracy on val of always saying the class that is most frequent in train. `notes` say what became
-    of pretrained weights.
+    `baseline` is the accuracy on val of always saying the class that is most frequent in train.
     """
 
     model: Classifier
     kept: Row
     baseline: float
-    notes: list[str]
 
     @property
     def suggestion(self) -> str:
@@ -54,6 +52,7 @@ def train_model(
 ) -> Trained:
     """Train on the manifests, write the model file, `history.csv`, `steps.csv` and `metrics.json`.
 
+    What became of pretrained weights is printed first, when there is still time to stop for it.
     The tables and metrics are rewritten after each epoch, so that plots can be followed while it runs. What is
     measured, train images too, is not augmented. A run that was interrupted goes on from its last checkpoint, and
     leaves the same bytes. Of a `group`, the leading process writes.
@@ -61,7 +60,10 @@ def train_model(
     setup = set_up(manifests_dir, images_dir, params, group)
     info, train, model, device = setup.info, setup.train, setup.model, setup.device
     options = choose_options(run, device, group)
-    if not group.leads:
+    if group.leads:
+        for note in setup.notes:
+            print(f"train: {note}", flush=True)
+    else:
         group.take_turns()  # the leading process decodes what is not in the cache
     # The first loader: what it decodes is shared by the others, and by the images that go through a transform.
     train_sample = make_eval_loader(train, params.eval_batch_size, options, sample_positions(len(train), params))
@@ -89,7 +91,7 @@ def train_model(
         save_classifier(model, model_path)
         write(result, durable=True)
         checkpoints.remove()
-    return Trained(model, result.kept, baseline, setup.notes)
+    return Trained(model, result.kept, baseline)
 
 
 @contextmanager
