@@ -149,7 +149,7 @@ def test_a_run_of_the_same_key_that_ends_meanwhile_harms_nobody(tmp_path: Path) 
     ended = threading.Event()
 
     def end_again_and_again() -> None:
-        while not ended.wait(0.005):
+        while not ended.wait(0.03):
             others.remove()
 
     with ThreadPoolExecutor() as threads:
