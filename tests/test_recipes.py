@@ -148,6 +148,21 @@ def test_refuses_to_lose_edits_in_a_folder_without_git() -> None:
     )
 
 
+@pytest.mark.parametrize("run", ["", "run: 3\n"])
+def test_refuses_to_lose_edits_that_leave_no_run_section(run: str) -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    PARAMS.write_text(f"train:\n  epochs: 98\n{run}", "utf-8")
+    assert "holds edits that are not committed" in refuse(Path("recipes/long.yaml"))
+
+
+def test_a_base_without_a_run_section_is_refused() -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    base = Path("recipes/base.yaml")
+    text = base.read_text("utf-8")
+    base.write_text(text[: text.index("run:")], "utf-8")
+    assert "section `run` is missing" in refuse(Path("recipes/long.yaml"), force=True)
+
+
 def test_refuses_to_lose_edits_after_a_commit(commit: Callable[[], None]) -> None:
     use_recipe(Path("recipes/long.yaml"))
     commit()

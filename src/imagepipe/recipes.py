@@ -147,10 +147,11 @@ def keep_run_section(written: str, present: str) -> str:
 
 
 def set_run_section(text: str, values: Mapping[str, Any]) -> str:
-    """The params `text` with these values in its `run:` section, where that has their keys."""
+    """The params `text` with these values in its `run:` section, where it has one and that has their keys."""
     yaml = make_yaml()
     params = cast("MutableMapping[str, Any]", yaml.load(text))
-    params["run"].update({key: value for key, value in values.items() if key in params["run"]})
+    if isinstance(params.get("run"), MutableMapping):
+        params["run"].update({key: value for key, value in values.items() if key in params["run"]})
     return dump(yaml, params)
 
 
