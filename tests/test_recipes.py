@@ -197,6 +197,15 @@ def test_replaces_what_a_recipe_made_though_it_is_not_committed(commit: Callable
     assert use_recipe(make_recipe("quick", "train:\n  lr: 0.5\n"))
 
 
+@pytest.mark.parametrize("text", ["trian: 1\n", "- 1\n"])
+def test_a_wrong_recipe_is_not_in_the_way_of_another(text: str) -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    make_recipe("aside", text)
+    assert is_safe_to_replace(merge_recipe(Path("recipes/long.yaml")))
+    edit_params("epochs: 99", "epochs: 98")
+    assert "params.yaml: holds edits that are not committed" in refuse(Path("recipes/long.yaml"))
+
+
 def test_what_no_recipe_made_is_not_safe_to_replace() -> None:
     assert not is_safe_to_replace("train: 1\n")
 

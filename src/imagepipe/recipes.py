@@ -164,11 +164,15 @@ def is_safe_to_replace(present: str) -> bool:
         return True
     if WRITTEN.is_file() and WRITTEN.read_text("utf-8").strip() == hash_settings(present):
         return True
-    return any(
-        present == keep_run_section(merge_recipe(recipe), present)
-        for recipe in sorted(BASE.parent.glob("*.yaml"))
-        if recipe != BASE
-    )
+    return any(is_made_by(recipe, present) for recipe in sorted(BASE.parent.glob("*.yaml")) if recipe != BASE)
+
+
+def is_made_by(recipe: Path, present: str) -> bool:
+    """Whether the recipe gives the text `present`; one that is wrong gives nothing."""
+    try:
+        return present == keep_run_section(merge_recipe(recipe), present)
+    except InputError:
+        return False
 
 
 def read_committed(path: Path) -> str | None:
