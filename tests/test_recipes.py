@@ -279,6 +279,21 @@ def test_names_the_recipe_that_holds_a_wrong_value() -> None:
     assert "recipes/wrong.yaml" in refuse(make_recipe("wrong", "train:\n  epochs: 0\n"))
 
 
+def test_names_params_where_its_own_run_section_holds_the_wrong_value() -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    PARAMS.write_text("train:\n  epochs: 98\nrun:\n  old: 1\n  jobs: many\n", "utf-8")
+    assert refuse(Path("recipes/long.yaml"), force=True) == (
+        "wrong parameters (1):\n  params.yaml:5: run.jobs: found many; expected a valid integer"
+    )
+
+
+def test_names_the_recipe_whose_run_section_holds_the_wrong_value() -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    message = refuse(make_recipe("wrong", "run:\n  jobs: many\n"))
+    assert message.startswith("wrong parameters (1):\n  recipes/base.yaml with recipes/wrong.yaml:")
+    assert message.endswith(": run.jobs: found many; expected a valid integer")
+
+
 def test_refuses_an_absent_recipe() -> None:
     message = refuse(Path("recipes/absent.yaml"))
     assert message.startswith("recipes/absent.yaml: cannot be read: No such file or directory.")

@@ -54,12 +54,21 @@ def use_recipe(recipe: Path, force: bool = False) -> bool:
             f"{PARAMS_FILE}: holds edits that are not committed; commit them, put them into a recipe of your own, or "
             "give --force to lose them."
         )
-    values, tree = parse_yaml(wanted.encode("utf-8"), PARAMS_FILE)
-    for name, model in SECTIONS.items():
-        check_section(name, model, values, tree, Path(f"{BASE} with {recipe}"))
+    check_values(written, wanted, present, Path(f"{BASE} with {recipe}"))
     write_text(PARAMS_FILE, wanted)
     write_text(WRITTEN, hash_settings(wanted) + "\n")
     return True
+
+
+def check_values(written: str, wanted: str, present: str, origin: Path) -> None:
+    """Raise InputError for a wrong value, with the file that has it: `origin`, or `params.yaml` with its own `run:`."""
+    values, tree = parse_yaml(written.encode("utf-8"), origin)
+    for name, model in SECTIONS.items():
+        check_section(name, model, values, tree, origin)
+    if present:
+        _, tree = parse_yaml(present.encode("utf-8"), PARAMS_FILE)
+        values, _ = parse_yaml(wanted.encode("utf-8"), PARAMS_FILE)
+        check_section("run", RunParams, values, tree, PARAMS_FILE)
 
 
 def hash_settings(text: str) -> str:
