@@ -171,3 +171,10 @@ def test_a_run_without_mistakes_says_so(folder: Path) -> None:
     text = " ".join(Reader(write_report(folder, make_info(), wrong=0)).text.split())
     assert "No test image is classified wrong." in text
     assert "The worst mistakes There are none." in text
+
+
+def test_what_is_seen_has_no_class_that_says_it_is_not(folder: Path) -> None:
+    page = write_report(folder, make_info())
+    assert '<caption class="soft">The most frequent mistakes</caption>' in page
+    assert page.count(' <span class="soft">(true)</span></dt>') == 2 + 4  # mistakes, examples
+    assert "unseen" not in page
