@@ -90,6 +90,16 @@ def test_the_headline_is_the_accuracy_with_its_interval_and_baseline(folder: Pat
     assert "the most frequent class would reach 33.33 %" in text
 
 
+def test_the_page_says_which_interval_is_whose(folder: Path) -> None:
+    """Where all of n are right, Wilson's begins at n / (n + 1.96²): 34.2 % of two, 20.7 % of one."""
+    page = write_report(folder, make_info())
+    text = " ".join(Reader(page).text.split())
+    assert "95 % intervals: Wilson's for the accuracy, also that among the most probable classes, and for each" in text
+    assert "the bootstrap's (100 resamples) for the others that have one, all means over classes among them" in text
+    assert page.count("34.2 % to 100.0 %") == 1  # recall of NA
+    assert page.count("20.7 % to 100.0 %") == 1  # precision of cat
+
+
 def test_the_page_stands_alone(folder: Path) -> None:
     reader = Reader(write_report(folder, make_info()))
     assert all(address.startswith(("data:", "#")) for address in reader.addresses)
