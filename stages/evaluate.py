@@ -23,7 +23,7 @@ from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.evaluation.predictions import predict_splits
 from imagepipe.models.runtime import fix_arithmetic
 from imagepipe.report.page import write_page
-from imagepipe.report.results import write_results
+from imagepipe.report.results import check_reports, write_results
 
 
 def main(
@@ -36,6 +36,7 @@ def main(
     page_path: Path,
 ) -> None:
     params, run = load_section("evaluate", EvaluateParams), load_run_params()
+    check_reports(balance_dir, train_dir)
     fix_arithmetic(params.threads, compiles=False)
     predictions, model = predict_splits(
         model_path, manifests_dir, images_dir, params.batch_size, count_jobs(run), open_cache(run)

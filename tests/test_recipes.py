@@ -148,6 +148,21 @@ def test_refuses_to_lose_edits_in_a_folder_without_git() -> None:
     )
 
 
+@pytest.mark.parametrize("run", ["", "run: 3\n"])
+def test_refuses_to_lose_edits_that_leave_no_run_section(run: str) -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    PARAMS.write_text(f"train:\n  epochs: 98\n{run}", "utf-8")
+    assert "holds edits that are not committed" in refuse(Path("recipes/long.yaml"))
+
+
+def test_a_base_without_a_run_section_is_refused() -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    base = Path("recipes/base.yaml")
+    text = base.read_text("utf-8")
+    base.write_text(text[: text.index("run:")], "utf-8")
+    assert "section `run` is missing" in refuse(Path("recipes/long.yaml"), force=True)
+
+
 def test_refuses_to_lose_edits_after_a_commit(commit: Callable[[], None]) -> None:
     use_recipe(Path("recipes/long.yaml"))
     commit()
@@ -180,6 +195,15 @@ def test_replaces_what_a_recipe_made_though_it_is_not_committed(commit: Callable
     commit()
     use_recipe(Path("recipes/long.yaml"))
     assert use_recipe(make_recipe("quick", "train:\n  lr: 0.5\n"))
+
+
+@pytest.mark.parametrize("text", ["trian: 1\n", "- 1\n"])
+def test_a_wrong_recipe_is_not_in_the_way_of_another(text: str) -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    make_recipe("aside", text)
+    assert is_safe_to_replace(merge_recipe(Path("recipes/long.yaml")))
+    edit_params("epochs: 99", "epochs: 98")
+    assert "params.yaml: holds edits that are not committed" in refuse(Path("recipes/long.yaml"))
 
 
 def test_what_no_recipe_made_is_not_safe_to_replace() -> None:
@@ -253,6 +277,21 @@ def test_force_does_not_skip_the_checks() -> None:
 
 def test_names_the_recipe_that_holds_a_wrong_value() -> None:
     assert "recipes/wrong.yaml" in refuse(make_recipe("wrong", "train:\n  epochs: 0\n"))
+
+
+def test_names_params_where_its_own_run_section_holds_the_wrong_value() -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    PARAMS.write_text("train:\n  epochs: 98\nrun:\n  old: 1\n  jobs: many\n", "utf-8")
+    assert refuse(Path("recipes/long.yaml"), force=True) == (
+        "wrong parameters (1):\n  params.yaml:5: run.jobs: found many; expected a valid integer"
+    )
+
+
+def test_names_the_recipe_whose_run_section_holds_the_wrong_value() -> None:
+    use_recipe(Path("recipes/long.yaml"))
+    message = refuse(make_recipe("wrong", "run:\n  jobs: many\n"))
+    assert message.startswith("wrong parameters (1):\n  recipes/base.yaml with recipes/wrong.yaml:")
+    assert message.endswith(": run.jobs: found many; expected a valid integer")
 
 
 def test_refuses_an_absent_recipe() -> None:

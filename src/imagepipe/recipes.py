@@ -54,12 +54,21 @@ def use_recipe(recipe: Path, force: bool = False) -> bool:
             f"{PARAMS_FILE}: holds edits that are not committed; commit them, put them into a recipe of your own, or "
             "give --force to lose them."
         )
-    values, tree = parse_yaml(wanted.encode("utf-8"), PARAMS_FILE)
-    for name, model in SECTIONS.items():
-        check_section(name, model, values, tree, Path(f"{BASE} with {recipe}"))
+    check_values(written, wanted, present, Path(f"{BASE} with {recipe}"))
     write_text(PARAMS_FILE, wanted)
     write_text(WRITTEN, hash_settings(wanted) + "\n")
     return True
+
+
+def check_values(written: str, wanted: str, present: str, origin: Path) -> None:
+    """Raise InputError for a wrong value, with the file that has it: `origin`, or `params.yaml` with its own `run:`."""
+    values, tree = parse_yaml(written.encode("utf-8"), origin)
+    for name, model in SECTIONS.items():
+        check_section(name, model, values, tree, origin)
+    if present:
+        _, tree = parse_yaml(present.encode("utf-8"), PARAMS_FILE)
+        values, _ = parse_yaml(wanted.encode("utf-8"), PARAMS_FILE)
+        check_section("run", RunParams, values, tree, PARAMS_FILE)
 
 
 def hash_settings(text: str) -> str:
@@ -147,10 +156,11 @@ def keep_run_section(written: str, present: str) -> str:
 
 
 def set_run_section(text: str, values: Mapping[str, Any]) -> str:
-    """The params `text` with these values in its `run:` section, where that has their keys."""
+    """The params `text` with these values in its `run:` section, where it has one and that has their keys."""
     yaml = make_yaml()
     params = cast("MutableMapping[str, Any]", yaml.load(text))
-    params["run"].update({key: value for key, value in values.items() if key in params["run"]})
+    if isinstance(params.get("run"), MutableMapping):
+        params["run"].update({key: value for key, value in values.items() if key in params["run"]})
     return dump(yaml, params)
 
 
@@ -163,11 +173,15 @@ def is_safe_to_replace(present: str) -> bool:
         return True
     if WRITTEN.is_file() and WRITTEN.read_text("utf-8").strip() == hash_settings(present):
         return True
-    return any(
-        present == keep_run_section(merge_recipe(recipe), present)
-        for recipe in sorted(BASE.parent.glob("*.yaml"))
-        if recipe != BASE
-    )
+    return any(is_made_by(recipe, present) for recipe in sorted(BASE.parent.glob("*.yaml")) if recipe != BASE)
+
+
+def is_made_by(recipe: Path, present: str) -> bool:
+    """Whether the recipe gives the text `present`; one that is wrong gives nothing."""
+    try:
+        return present == keep_run_section(merge_recipe(recipe), present)
+    except InputError:
+        return False
 
 
 def read_committed(path: Path) -> str | None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import write_json
-from imagepipe.core.hashes import hash_pixels
+from imagepipe.core.hashes import hash_file, hash_pixels
 from imagepipe.core.manifest import SPLITS, read_manifest
 from imagepipe.evaluation.elsewhere import Judged, check_replaceable, format_classes, judge_images, write_judged
 from imagepipe.evaluation.predictions import read_predictions
@@ -136,7 +136,7 @@ def test_images_are_converted_as_predict_converts_them(here: Path, conversion: d
 def test_what_was_done_to_images_of_another_kind_is_said(here: Path) -> None:
     save_folders(("cat", "dog", "NA"))
     save(Path("new/cat/large.png"), draw(9, 9, 7))
-    assert judge().notes == ["1 image: brought to L 8×8, as all were that the model was made from"]
+    assert judge(allow_train=True).notes == ["1 image: brought to L 8×8, as all were that the model was made from"]
 
 
 def test_a_class_that_the_model_does_not_know_is_refused_or_left_out(here: Path) -> None:
@@ -211,9 +211,17 @@ def make_project(folder: Path) -> None:
     (manifests / "images").rename(folder / "data" / "images")
 
 
+def save_model_of(train: Path) -> None:
+    """The model, now made from this manifest."""
+    info = make_model_info().model_copy(update={"manifests": {"train": hash_file(train)}})
+    save_classifier(build_classifier(info, 1), MODEL)
+
+
 def test_images_of_train_are_refused_or_allowed(here: Path) -> None:
     make_project(here)
+    save_model_of(Path("data/manifests/train.csv"))
     save_folders()
+    assert judge().notes == []
     train = read_manifest(Path("data/manifests/train.csv"))
     shutil.copyfile(Path("data/images") / train["path"].iloc[1], "new/dog/copy.png")
     with pytest.raises(InputError) as caught:
@@ -223,7 +231,22 @@ def test_images_of_train_are_refused_or_allowed(here: Path) -> None:
         f"  dog/copy.png is {train['path'].iloc[1]} of train",
         "Leave them out, or let them count with --allow-train.",
     ]
-    assert len(judge(allow_train=True).predictions) == 5
+    judged = judge(allow_train=True)
+    assert (len(judged.predictions), judged.notes) == (5, [])
+
+
+def test_without_the_models_own_train_manifest_it_is_said_that_nothing_can_be_told(here: Path) -> None:
+    make_project(here)
+    save_folders()
+    manifest = Path("data/manifests/train.csv")
+    train = read_manifest(manifest)
+    shutil.copyfile(Path("data/images") / train["path"].iloc[1], "new/dog/copy.png")
+    save_model_of(manifest.with_name("val.csv"))
+    note = "it cannot be told whether m.safetensors was trained on some of these images: data/manifests/train.csv is "
+    assert judge().notes == [f"{note}not the manifest that it was trained on"]
+    manifest.unlink()
+    judged = judge()
+    assert (len(judged.predictions), judged.notes) == (5, [f"{note}not there"])
 
 
 def change_info(**changes: object) -> None:

@@ -47,6 +47,11 @@ def test_loss_and_class_of_logits_worked_out_by_hand() -> None:
     assert table["key"].tolist() == ["00000", "00001"]
 
 
+def test_the_loss_of_a_certain_right_class_is_written_without_a_sign() -> None:
+    table = tabulate_predictions(make_manifest([1]), np.array([[0.0, 1000.0, 0.0]], np.float32), CLASSES)
+    assert table["loss"].to_csv(index=False) == "loss\n0.0\n"
+
+
 def test_a_tie_goes_to_the_lowest_class_index() -> None:
     table = tabulate_predictions(make_manifest([2]), np.array([[1.0, 3.0, 3.0]], np.float32), CLASSES)
     assert table["predicted"].tolist() == ["dog"]

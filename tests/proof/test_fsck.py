@@ -108,6 +108,23 @@ def test_a_project_as_it_was_made(project: Path) -> None:
     assert check_project(quarantine=True) == Checked(objects=5, runs=1, outputs=3, findings=[])
 
 
+def test_what_dvc_ignores_in_an_output_is_no_change(project: Path) -> None:
+    """`dvc checkout --force` would not remove it either."""
+    Path("images/.123@host-1.0123456789abcdef.part").write_text("aa")
+    Path("images/litter").mkdir()
+    Path("images/litter/c.png").write_text("c")
+    (found,) = list_findings(check_project(quarantine=True))
+    assert "litter/c.png" in found
+    assert ".part" in found
+    Path(".dvcignore").write_text(".*.part\nlitter/\n")
+    assert check_project(quarantine=True).findings == []
+    Path("images/d.png").write_text("d")
+    (found,) = list_findings(check_project(quarantine=True))
+    assert found == (
+        "images (for images/d.png): is not what was made: edited, or damaged; `dvc checkout --force images`"
+    )
+
+
 @pytest.mark.parametrize("mode", [0o444, 0o644])
 def test_what_is_corrupt_is_moved_away_and_the_command_brings_it_back(project: Path, mode: int) -> None:
     """DVC itself would check it out where it is read-only."""

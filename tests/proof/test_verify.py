@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from imagepipe.proof.verify import (
     end_with_it,
     is_within,
     judge,
+    read_metrics,
     read_stages,
     run_again,
     verify_commit,
@@ -272,6 +274,46 @@ def test_the_clone_gets_the_run_section_of_this_machine(
     values = read_yaml(clone / "params.yaml")[0]
     assert values["run"] == make_run(jobs=3, mirror=named.format(place=tmp_path)).model_dump()
     assert values["fetch"]["path"] == "data/dogs"
+
+
+@pytest.mark.parametrize("run", [None, 3])
+def test_a_commit_without_a_run_section_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: int | None
+) -> None:
+    here, clone = tmp_path / "here", tmp_path / "clone"
+    make_params(here, "data/pets")
+    clone.mkdir()
+    dump_yaml(clone / "params.yaml", {"fetch": {"path": "data/pets"}} | ({"run": run} if run else {}))
+    monkeypatch.chdir(here)
+    with pytest.raises(InputError) as raised:
+        bring_run_section(clone)
+    assert str(raised.value) == (
+        "params.yaml of that commit: section `run` is missing. Verify a commit whose parameters are complete."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("<<<<<<< HEAD\n{}", "is not JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("[]", "has no number test.accuracy"),
+        ('{"test": {"accuracy": 1, "accuracy_low": 0.8, "accuracy_high": null}}', "has no number test.accuracy_high"),
+    ],
+)
+def test_metrics_that_are_damaged_are_refused(tmp_path: Path, text: str, found: str) -> None:
+    (tmp_path / "metrics.json").write_text(text, "utf-8")
+    with pytest.raises(InputError) as raised:
+        read_metrics(tmp_path / "metrics.json")
+    assert str(raised.value) == (
+        f"reports/evaluate/metrics.json: {found}; it is damaged, or holds the marks of a conflict. Run `dvc repro` and "
+        "commit it."
+    )
+
+
+def test_metrics_are_read_where_there_are_some(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.json") == {}
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS), "utf-8")
+    assert read_metrics(tmp_path / "metrics.json") == METRICS
 
 
 def make_repository(folder: Path, **files: str) -> None:

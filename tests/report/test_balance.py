@@ -159,6 +159,16 @@ def test_the_ratio_is_a_violation_above_its_limit_not_at_it() -> None:
     )
 
 
+def test_a_ratio_of_just_the_limit_is_within_it_whatever_a_product_rounds_to() -> None:
+    counts = {"a": 115, "b": 100}
+    assert 1.15 * 100 < 115
+    assert find_violations({"train": counts}, max_ratio=1.15) == []
+    assert recommend_measure(counts, 1.15).startswith(
+        "train's largest class is 1.15 times its smallest: train as it is"
+    )
+    assert len(find_violations({"train": {"a": 116, "b": 100}}, max_ratio=1.15)) == 1
+
+
 def test_rounding_makes_no_split_uneven_and_train_is_told_once() -> None:
     even = {"a": 15, "b": 15}
     assert not find_violations({"train": even, "val": {"a": 2, "b": 1}}, max_ratio=1.5)

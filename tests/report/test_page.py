@@ -91,6 +91,16 @@ def test_the_headline_is_the_accuracy_with_its_interval_and_baseline(folder: Pat
     assert "the most frequent class would reach 33.33 %" in text
 
 
+def test_the_page_says_which_interval_is_whose(folder: Path) -> None:
+    """Where all of n are right, Wilson's begins at n / (n + 1.96²): 34.2 % of two, 20.7 % of one."""
+    page = write_report(folder, make_info())
+    text = " ".join(Reader(page).text.split())
+    assert "95 % intervals: Wilson's for the accuracy, also that among the most probable classes, and for each" in text
+    assert "the bootstrap's (100 resamples) for the others that have one, all means over classes among them" in text
+    assert page.count("34.2 % to 100.0 %") == 1  # recall of NA
+    assert page.count("20.7 % to 100.0 %") == 1  # precision of cat
+
+
 def test_the_page_stands_alone(folder: Path) -> None:
     reader = Reader(write_report(folder, make_info()))
     assert all(address.startswith(("data:", "#")) for address in reader.addresses)
@@ -190,3 +200,10 @@ def test_a_metric_of_ones_own_stands_last_and_as_it_is(tmp_path: Path) -> None:
         "kind": "number",
         "test": {"value": 0.5, "low": 0.4, "high": 0.6},
     }
+
+
+def test_what_is_seen_has_no_class_that_says_it_is_not(folder: Path) -> None:
+    page = write_report(folder, make_info())
+    assert '<caption class="soft">The most frequent mistakes</caption>' in page
+    assert page.count(' <span class="soft">(true)</span></dt>') == 2 + 4  # mistakes, examples
+    assert "unseen" not in page

@@ -1,12 +1,16 @@
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from imagepipe.core.errors import InputError
 from imagepipe.evaluation.predictions import read_predictions
-from imagepipe.report.results import name_loss, read_majority
+from imagepipe.report.results import check_reports, name_loss, read_majority
+from tests.conftest import ROOT
 from tests.report.conftest import make_predictions, write
+from tests.stages import command_of
 
 
 def test_majority_is_read_from_the_train_rows(tmp_path: Path) -> None:
@@ -61,3 +65,30 @@ def test_results_are_all_or_nothing(folder: Path) -> None:
         write(folder, make_predictions(wrong=6))
     assert {path.name: path.read_bytes() for path in (folder / "results").iterdir()} == before
     assert not list(folder.glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("balance/counts.csv", "balance"),
+        ("balance/balance.png", "balance"),
+        ("train/history.csv", "train"),
+        ("train/steps.csv", "train"),
+        ("train/metrics.json", "train"),
+    ],
+)
+def test_a_report_that_is_not_there_is_named_with_its_stage(folder: Path, name: str, stage: str) -> None:
+    (folder / "train" / "metrics.json").write_text("{}")
+    check_reports(folder / "balance", folder / "train")
+    (folder / name).unlink()
+    with pytest.raises(InputError) as caught:
+        check_reports(folder / "balance", folder / "train")
+    assert str(caught.value) == (f"{folder / name}: is not there; run the {stage} stage first: `dvc repro {stage}`.")
+
+
+def test_evaluate_asks_for_the_reports_before_it_predicts(tmp_path: Path) -> None:
+    """There is no model here either, of which it would say so else."""
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    done = subprocess.run(command_of("evaluate"), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "reports/balance/counts.csv: is not there; run the balance stage first: `dvc repro balance`." in done.stderr

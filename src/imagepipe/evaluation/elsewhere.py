@@ -16,7 +16,7 @@ from imagepipe.core.class_counts import find_majority
 from imagepipe.core.config import load_section
 from imagepipe.core.errors import InputError, list_findings, suggest_name
 from imagepipe.core.files import replace_directory, report_write_errors, write_csv, write_json
-from imagepipe.core.hashes import hash_pixels
+from imagepipe.core.hashes import hash_file, hash_pixels
 from imagepipe.core.manifest import read_dataset_info, read_manifest
 from imagepipe.core.parallel import LocalEngine
 from imagepipe.core.progress import open_progress
@@ -83,7 +83,7 @@ def judge_images(
         raise InputError(list_findings(f"{place}: none of the images can be used", unreadable))
     manifest = make_test_manifest(found.records, found.hashes, model.info.classes)
     if not allow_train:
-        check_trained(manifest, model_path)
+        notes += check_trained(manifest, model.info.manifests.get("train"), model_path)
     notes += [f"{count_images(count)}: {remark}" for remark, count in sorted(found.remarks.items())]
     notes += describe_absent(manifest, model.info.classes)
     predictions = tabulate_predictions(manifest, np.concatenate(found.logits), model.info.classes)
@@ -233,11 +233,15 @@ def describe_absent(manifest: pd.DataFrame, classes: Sequence[str]) -> list[str]
     return [list_findings("classes of the model without an image here, left out of means over classes", absent)]
 
 
-def check_trained(manifest: pd.DataFrame, model_path: Path) -> None:
-    """Raise InputError where images are, to the pixel, those of the train manifest that is at hand."""
+def check_trained(manifest: pd.DataFrame, trained: str | None, model_path: Path) -> list[str]:
+    """Raise InputError where images are, to the pixel, those of train, whose manifest has the SHA-256 `trained`.
+
+    Where that manifest is not at hand, the note that says so.
+    """
     path = MANIFESTS / "train.csv"
-    if not path.is_file():
-        return
+    if not path.is_file() or hash_file(path) != trained:
+        reason = "not the manifest that it was trained on" if path.is_file() else "not there"
+        return [f"it cannot be told whether {model_path} was trained on some of these images: {path} is {reason}"]
     shared = list_trained(manifest, read_manifest(path), "source")
     if shared:
         raise InputError(
@@ -247,6 +251,7 @@ def check_trained(manifest: pd.DataFrame, model_path: Path) -> None:
                 "Leave them out, or let them count with --allow-train.",
             )
         )
+    return []
 
 
 def write_judged(out: Path, judged: Judged, params: EvaluateParams) -> tuple[dict[str, Any], pd.DataFrame]:

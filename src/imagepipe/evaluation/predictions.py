@@ -22,6 +22,7 @@ from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import SHARD_COLUMNS, DatasetInfo, list_user_columns, read_dataset_info, read_split
 from imagepipe.core.tables import parse_text_table, read_text_table
 from imagepipe.data.pixels import PixelCache
+from imagepipe.evaluation.calibration import find_log_probabilities
 
 if TYPE_CHECKING:
     from imagepipe.models.classifier import Classifier, ModelInfo
@@ -147,10 +148,8 @@ def tabulate_predictions(
             "the model is broken: train it again with a lower train.lr."
         )
     labels = manifest["label"].to_numpy()
-    rows = np.arange(len(labels))
-    exact = logits.astype(np.float64)
-    top = exact.max(axis=1)
-    losses = np.log(np.exp(exact - top[:, None]).sum(axis=1)) - (exact[rows, labels] - top)
+    logarithms = find_log_probabilities(logits.astype(np.float64))
+    losses = 0.0 - logarithms[np.arange(len(labels)), labels]  # a minus alone would make -0.0 of 0.0
     paths, splits = manifest["path"].tolist(), manifest["split"].tolist()
     prefixes = [f"{split}/" if layout == "folders" else "" for split in splits]
     keys = [path.removesuffix(".png").removeprefix(prefix) for path, prefix in zip(paths, prefixes, strict=True)]

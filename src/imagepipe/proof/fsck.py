@@ -20,6 +20,7 @@ from imagepipe.core.hashes import hash_file
 from imagepipe.core.progress import open_progress
 
 if TYPE_CHECKING:
+    from dvc.ignore import DvcIgnoreFilter
     from dvc.repo import Repo
 
 FOLDER = ".dir"  # ends the name of an object that lists the files of a folder
@@ -72,12 +73,16 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What DVC says there is; `remote` says that lost objects may be had from elsewhere."""
+    """What DVC says there is.
+
+    `remote` says that lost objects may be had from elsewhere, and `ignore` leaves out what .dvcignore names.
+    """
 
     cache: Path
     runs: Path
     outputs: list[Output]
     remote: bool
+    ignore: "DvcIgnoreFilter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ def check_project(quarantine: bool) -> Checked:
     concerned: dict[str, list[str]] = defaultdict(list)
     for name, path, _ in wanted:
         concerned[name].append(path)
-    whole = [output for output in project.outputs if is_whole(output, project.cache, sound)]
+    whole = [output for output in project.outputs if is_whole(project, output, sound)]
     findings += [Finding(path, f"cannot be read: {reason}", MEND) for path, reason in hidden.items()]
     for name in sorted(name for name, good in sound.items() if not good):
         target = next((output for wanted_name, _, output in wanted if wanted_name == name), None)
@@ -154,12 +159,12 @@ def find_gaps() -> tuple[int, list[Finding]]:
             continue
         content = hash_object(place)
         if content.reason:
-            remedy = find_remedy(project, output, [output] if is_whole(output, project.cache, sound) else [])
+            remedy = find_remedy(project, output, [output] if is_whole(project, output, sound) else [])
             findings.append(describe_unreadable(place, content, remedy, (path,)))
         else:
             lacking[output].append(path)
     for output, paths in lacking.items():
-        whole = [output] if is_whole(output, project.cache, sound) else []
+        whole = [output] if is_whole(project, output, sound) else []
         trouble = f"DVC's cache lacks {len(paths):,} of its objects (was its disk full?)"
         findings.append(Finding(Path(output.path), trouble, find_remedy(project, output, whole), tuple(paths)))
     return len(needed), findings
@@ -208,7 +213,8 @@ def open_project() -> tuple[Project, list[Finding]]:
         findings += check_entries(repo)
     cache = Path(str(repo.cache.local.path))
     runs = Path(str(repo.cache.legacy.path)) / "runs"
-    return Project(shorten(cache), shorten(runs), outputs, bool(repo.config.get("remote"))), findings
+    remote = bool(repo.config.get("remote"))
+    return Project(shorten(cache), shorten(runs), outputs, remote, repo.dvcignore), findings
 
 
 def list_outputs(repo: "Repo") -> Iterator[Output]:
@@ -267,15 +273,18 @@ def list_objects(cache: Path) -> tuple[dict[str, Path], dict[Path, str]]:
     return named, {cache / folder: reason for folder, reason in hidden.items()}
 
 
-def list_files(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """The paths of all files below a folder, sorted, and its folders that cannot be listed, each with the reason."""
+def list_files(folder: Path, ignore: "DvcIgnoreFilter | None" = None) -> tuple[list[str], dict[str, str]]:
+    """The paths of all files below a folder, sorted, and its folders that cannot be listed, each with the reason.
+
+    What DVC ignores is left out where `ignore` is given.
+    """
     errors: list[OSError] = []
-    found = [
-        (Path(place) / name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder, onerror=errors.append)
-        for name in names
-        if is_file(Path(place) / name, unknown=True)
-    ]
+    found: list[str] = []
+    for place, folders, names in os.walk(folder, onerror=errors.append):
+        if ignore:
+            folders[:], names[:] = ignore(str(Path.cwd() / place), folders, names)
+        files = (Path(place) / name for name in names)
+        found += [file.relative_to(folder).as_posix() for file in files if is_file(file, unknown=True)]
     hidden = {
         Path(str(error.filename)).relative_to(folder).as_posix(): str(error.strerror)
         for error in errors
@@ -325,22 +334,23 @@ def read_folder(cache: Path, name: str) -> list[tuple[str, str]]:
     return [(entry["relpath"], entry["md5"]) for entry in entries]
 
 
-def is_whole(output: Output, cache: Path, sound: Mapping[str, bool]) -> bool:
+def is_whole(project: Project, output: Output, sound: Mapping[str, bool]) -> bool:
     """Whether the workspace has the output as it was made, folders by the list in the cache."""
     path = Path(output.path)
     if not output.md5.endswith(FOLDER):
         return hash_object(path).md5 == output.md5
-    contents = hash_files(path)
+    contents = hash_files(path, project.ignore)
     if not contents and not path.is_dir():
         return False
     if not sound.get(output.md5):
         return name_folder(contents) == output.md5
-    return not list_differences(contents, read_folder(cache, output.md5))
+    return not list_differences(contents, read_folder(project.cache, output.md5))
 
 
-def hash_files(folder: Path) -> dict[str, Content]:
-    """What reading each file below a folder gives, by path; folders that cannot be listed are among them."""
-    files, hidden = list_files(folder)
+def hash_files(folder: Path, ignore: "DvcIgnoreFilter") -> dict[str, Content]:
+    """What reading each file below a folder gives that DVC does not ignore, by path; folders that cannot be listed are
+    among them."""
+    files, hidden = list_files(folder, ignore)
     with ThreadPoolExecutor() as pool:
         contents = dict(zip(files, pool.map(hash_object, (folder / file for file in files)), strict=True))
     return contents | {name: Content(reason=reason) for name, reason in hidden.items()}
@@ -362,7 +372,7 @@ def describe_change(project: Project, output: Output, sound: Mapping[str, bool])
     """How an output in the workspace differs from what was made; what of it cannot be read comes first."""
     path, listed = Path(output.path), output.md5.endswith(FOLDER)
     remedy = find_way_back(project, output, sound)
-    contents = hash_files(path) if listed else {"": hash_object(path)}
+    contents = hash_files(path, project.ignore) if listed else {"": hash_object(path)}
     unreadable = {name: content for name, content in contents.items() if content.reason}
     for name, content in unreadable.items():
         yield describe_unreadable(path / name, content, remedy)

@@ -57,8 +57,9 @@ def verify_commit(revision: str) -> Compared:
     """Run the pipeline of a Git revision of this project in a scratch clone, with empty caches, and compare.
 
     What the source stage reads and Git does not have is copied from here, and so is the `run:` section. Raises
-    InputError where there is no such revision, its `dvc.lock` lacks stages or hashes, or its parameters lack what fetch
-    reads; EnvironmentFault where the run fails. Whatever ends it, neither the clone nor a process is left.
+    InputError where there is no such revision, its `dvc.lock` lacks stages or hashes, its metrics are damaged, or its
+    parameters lack what fetch reads or `run:`; EnvironmentFault where the run fails. Whatever ends it, neither the
+    clone nor a process is left.
     """
     check_project()
     with tempfile.TemporaryDirectory(prefix="imagepipe-verify-") as name:
@@ -67,11 +68,11 @@ def verify_commit(revision: str) -> Compared:
         lock = project / LOCK
         if not lock.is_file():
             raise InputError(f"{revision}: has no {LOCK}, with which to compare; run `dvc repro` and commit it.")
-        before, metrics = read_stages(lock), read_json(project / METRICS)
+        before, metrics = read_stages(lock), read_metrics(project / METRICS)
         bring_source(project)
         bring_run_section(project)
         run_again(project, scratch)
-        return compare(before, read_stages(lock), metrics, read_json(project / METRICS))
+        return compare(before, read_stages(lock), metrics, read_metrics(project / METRICS))
 
 
 def check_project() -> None:
@@ -161,11 +162,18 @@ def list_tracked(path: Path) -> set[str]:
 
 def bring_run_section(project: Path) -> None:
     """Give the clone the `run:` section that is here, since that belongs to the machine; a mirror on disk by its full
-    name."""
+    name.
+
+    Raises InputError where the commit's params.yaml has none to replace.
+    """
+    params = project / PARAMS_FILE
+    if not isinstance(read_yaml(params)[0].get("run"), dict):
+        raise InputError(
+            f"{PARAMS_FILE} of that commit: section `run` is missing. Verify a commit whose parameters are complete."
+        )
     run = load_run_params()
     if run.mirror and "://" not in run.mirror:
         run = run.model_copy(update={"mirror": str(expand_home(run.mirror, f"{PARAMS_FILE}: run.mirror").resolve())})
-    params = project / PARAMS_FILE
     write_text(params, set_run_section(params.read_text("utf-8"), run.model_dump()))
 
 
@@ -249,9 +257,20 @@ def list_unhashed(name: str, entry: object) -> Iterator[str]:
                 yield f"{name}: {kind}: {fields.get('path', item)}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; {} where there is none."""
-    return json.loads(path.read_bytes()) if path.is_file() else {}
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What evaluate measured; {} where the file is not there. Raises InputError where evaluate did not write it."""
+    if not path.is_file():
+        return {}
+    remedy = "it is damaged, or holds the marks of a conflict. Run `dvc repro` and commit it."
+    try:
+        metrics: Any = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{METRICS}: is not JSON ({error}); {remedy}") from error
+    test: Any = metrics.get("test") if isinstance(metrics, dict) else None
+    for name in ("accuracy", "accuracy_low", "accuracy_high"):
+        if not isinstance(test, dict) or not isinstance(test.get(name), int | float):
+            raise InputError(f"{METRICS}: has no number test.{name}; {remedy}")
+    return metrics
 
 
 def compare(

@@ -180,7 +180,15 @@ def list_violations(filled: Counts, drifts: dict[str, Drift], params: BalancePar
 
 def is_uneven(classes: dict[str, int], max_ratio: float) -> bool:
     """Whether a split breaks `max_ratio`."""
-    return classes[find_majority(classes)] > max_ratio * classes[find_minority(classes)]
+    return find_ratio(classes) > max_ratio
+
+
+def find_ratio(classes: dict[str, int]) -> float:
+    """Images of the largest class for each one of the smallest that has images.
+
+    A quotient of counts, rounded as `max_ratio` was when it was read: 115 / 100 is 1.15, but 1.15 * 100 is below 115.
+    """
+    return classes[find_majority(classes)] / classes[find_minority(classes)]
 
 
 def is_uneven_of_itself(classes: dict[str, int], train: dict[str, int], params: BalanceParams) -> bool:
@@ -243,8 +251,7 @@ def recommend_measure(train: dict[str, int], max_ratio: float) -> str:
     class weights, from there on a weighted sampler or focal loss. Where that smallest class has fewer than FEW_IMAGES
     images, a caution too, whatever the ratio.
     """
-    least = find_minority(train)
-    ratio = train[find_majority(train)] / train[least]
+    least, ratio = find_minority(train), find_ratio(train)
     spread = (
         "train's classes are of one size" if ratio == 1 else f"train's largest class is {ratio:.3g} times its smallest"
     )

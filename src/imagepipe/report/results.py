@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from imagepipe.core.class_counts import find_majority
+from imagepipe.core.errors import InputError
 from imagepipe.core.files import replace_directory, write_csv, write_json
 from imagepipe.core.tables import read_text_table
 from imagepipe.evaluation.metrics import (
@@ -21,6 +22,16 @@ from imagepipe.evaluation.params import EvaluateParams
 from imagepipe.evaluation.predictions import read_predictions
 from imagepipe.report.galleries import draw_gallery, pick_examples, pick_mistakes
 from imagepipe.report.plots import draw_confusion, draw_curves, draw_ranking, draw_reliability
+
+REPORTS = {"balance": ("counts.csv", "balance.png"), "train": ("history.csv", "steps.csv", "metrics.json")}
+
+
+def check_reports(balance_dir: Path, train_dir: Path) -> None:
+    """Raise InputError where a file is not there that results or page take from the reports of another stage."""
+    for stage, folder in (("balance", balance_dir), ("train", train_dir)):
+        for name in REPORTS[stage]:
+            if not (folder / name).is_file():
+                raise InputError(f"{folder / name}: is not there; run the {stage} stage first: `dvc repro {stage}`.")
 
 
 def write_results(
