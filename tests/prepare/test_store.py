@@ -476,6 +476,23 @@ def test_a_sealed_index_of_links_is_kept(tmp_path: Path, records: list[Record]) 
     assert read_folder(cache) == before
 
 
+@pytest.mark.parametrize("linked", ["deep", "deep/er"])
+@pytest.mark.parametrize("layout", ["deep/er/", "flat/"])
+def test_images_below_a_linked_folder_are_made_anew(
+    tmp_path: Path, records: list[Record], linked: str, layout: str
+) -> None:
+    folder, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    store_images(records, folder, layout="deep/er/")
+    (folder / linked).rename(elsewhere)
+    (folder / linked).symlink_to(elsewhere)
+    before = read_folder(elsewhere)
+    assert store_images(records, folder, layout=layout).encoded == 10
+    assert [path.parent for path in folder.rglob("*.png")] == [folder / layout] * 10
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    assert store_images(records, folder, layout=layout).encoded == 0
+    assert read_folder(elsewhere) == before
+
+
 def test_other_params_make_the_images_anew(tmp_path: Path, records: list[Record]) -> None:
     larger = set_params(height=8, width=8)
     store_images(records, tmp_path / "images")

@@ -385,7 +385,7 @@ def locate_members(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def remove_strangers(images_dir: Path, wanted: set[str]) -> None:
-    """Remove every file whose path below `images_dir` is not `wanted`, every link, and the folders left empty."""
+    """Remove every file whose path below `images_dir` is not `wanted`, every linked folder, and those left empty."""
     for name, folders, files in os.walk(images_dir, topdown=False):
         folder = Path(name)
         below = folder.relative_to(images_dir).as_posix()
