@@ -26,7 +26,7 @@ from imagepipe.prepare import store
 from imagepipe.prepare.examination import Examined, Work
 from imagepipe.prepare.images import ImageFacts, encode_png
 from imagepipe.prepare.params import ImageParams, SplitParams
-from imagepipe.prepare.store import ImageStore, cut_chunks, look_at, open_store
+from imagepipe.prepare.store import ImageStore, cut_chunks, look_at, measure_source, open_store
 from imagepipe.sources.records import Record
 from tests.core.made import name_abandoned
 
@@ -803,6 +803,22 @@ def test_chunks_hold_a_bounded_number_of_images_and_bytes(monkeypatch: pytest.Mo
     assert cut(500, 1, 99, 1) == [[500], [1, 99], [1]]
     assert cut(1, 500, 500) == [[1], [500], [500]]
     assert cut(0, 0) == [[0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("image", "images"),
+    [
+        (np.zeros((28, 28), np.uint8), 1000),
+        (np.zeros((512, 1024), np.uint8), 2),
+        (FileSlice(Path("plain.png"), 0, 300), 256),  # a file counts 4 KiB at least, and a chunk holds 1 MiB
+        (FileSlice(Path("million.webp"), 0, 2**15), 32),
+        (FileSlice(Path("photograph.jpg"), 0, 3 * 2**20), 1),
+    ],
+    ids=["digits", "large arrays", "small files", "well compressed", "photographs"],
+)
+def test_no_chunk_takes_long(image: FileSlice | Pixels, images: int) -> None:
+    record = Record("a", "cat", "", "", "a", image)
+    assert next(cut_chunks([measure_source(record)] * 1001)) == (0, images)
 
 
 # Processes
