@@ -899,6 +899,30 @@ def test_a_png_that_cannot_be_written_is_told_with_the_folder(tmp_path: Path, fi
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("shards", [False, True])
+def test_an_image_folder_that_is_a_link_is_filled_where_it_lies(
+    tmp_path: Path, records: list[Record], shards: bool
+) -> None:
+    """Which may be another disk, so what waits to be renamed has to wait there."""
+    disk, project = tmp_path / "disk", tmp_path / "project"
+    (disk / "images").mkdir(parents=True)
+    project.mkdir()
+    (project / "images").symlink_to(disk / "images")
+    with open_images(project / "images", shards=shards) as images:
+        assert images.staging.parent == disk
+    assert store_images(records, project / "images", shards=shards).encoded == 10
+    assert [path.is_symlink() for path in project.iterdir()] == [True]
+    assert [path.name for path in disk.iterdir()] == ["images"]
+    store_images(records, tmp_path / "fresh", shards=shards)
+    assert read_folder(disk / "images") == read_folder(tmp_path / "fresh")
+
+
+def test_a_link_to_itself_is_told(tmp_path: Path, records: list[Record]) -> None:
+    (tmp_path / "images").symlink_to("images")
+    with pytest.raises(EnvironmentFault, match="images: cannot be written: "):
+        store_images(records, tmp_path / "images")
+
+
 def test_a_long_key_is_no_trouble_in_staging(tmp_path: Path, records: list[Record]) -> None:
     key = "/".join(["ä" * 100] * 5)
     assert store_images([replace(records[0], key=key)], tmp_path / "images").encoded == 1

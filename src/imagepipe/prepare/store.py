@@ -294,9 +294,12 @@ class ImageStore:
 
 @contextmanager
 def open_store(images_dir: Path, params: ImageParams, engine: Engine, shards: bool) -> Generator[ImageStore]:
-    """The store over `images_dir`; its staging folder lies beside it and is removed at the end."""
+    """The store over `images_dir`; its staging folder is removed at the end.
+
+    It lies beside the folder itself, not beside a link to it, which may be on another disk: files get there by rename.
+    """
     with report_write_errors(images_dir):
-        staging = make_unfinished(images_dir.parent)
+        staging = make_unfinished(Path(os.path.realpath(images_dir)).parent)
     try:
         yield ImageStore(images_dir, staging, params, engine, shards)
     finally:
