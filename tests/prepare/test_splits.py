@@ -579,11 +579,22 @@ def test_ordered_goes_by_text() -> None:
 
 
 @pytest.mark.parametrize(
+    "values", [["v1.2.3", "v1.1.9"], ["10.0.0.2", "10.0.0.1"], ["scan-01-02-004", "scan-01-02-003"]]
+)
+def test_text_that_holds_what_looks_like_a_date_is_text(values: list[str]) -> None:
+    found = assign_all(make_column(values), make_params(0.5, 0, 0.5, "ordered", order_column="time"))
+    assert list(found.splits.values()) == ["test", "train"]
+    assert found.notes == [f"ordered by 'time', read as text: from {values[1]} to {values[0]}"]
+
+
+@pytest.mark.parametrize(
     ("values", "odd"),
     [
         (["01/15/2024", "03/15/2023"], "00000: '01/15/2024'"),
         (["2024-1-9", "2024-10-01"], "00000: '2024-1-9'"),
         (["15.03.2024", "x"], "00000: '15.03.2024'"),
+        ([" 1/15/2024, 9:30 PM", "x"], "00000: ' 1/15/2024, 9:30 PM'"),
+        (["15.03.2024 09:30", "x"], "00000: '15.03.2024 09:30'"),
         (["2024-01-09", "soon"], "00001: 'soon'"),
         (["2024-01-09T10:00Z", "2024-01-09T10:00"], "some have a time zone, others have none"),
     ],

@@ -21,7 +21,7 @@ from imagepipe.prepare.params import SplitParams
 from imagepipe.prepare.units import Unit, apportion, deal, draw, join_units, shuffle_keys, spread_units
 from imagepipe.sources.records import Record
 
-LIKE_A_DATE = re.compile(r"[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}")
+LIKE_A_DATE = re.compile(r"\s*[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}(,?[T\s]\s*[0-9]{1,2}:[0-9]{2}.*)?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,7 @@ def place_values(values: Mapping[str, str], column: str) -> tuple[str, Mapping[s
     if len(dates) == len(values) and len({date.tzinfo is None for date in dates.values()}) == 1:
         return "dates", dates
     odd = [f"{key}: {value!r}" for key, value in sorted(values.items()) if key not in dates]
-    if dates or any(LIKE_A_DATE.search(value) for value in values.values()):
+    if dates or any(LIKE_A_DATE.fullmatch(value) for value in values.values()):
         raise InputError(
             list_findings(
                 f"params.yaml: split.order_column: not all values of {column!r} are dates that can be compared",
