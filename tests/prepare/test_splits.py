@@ -768,17 +768,19 @@ def test_two_splits_need_two_images_a_class() -> None:
 
 def test_equal_images_count_as_one_where_a_class_is_too_small() -> None:
     lines = refuse(list_records({"a": 3, "b": 4}), make_params(0.6, 0.2, 0.2), {"00000": "x", "00001": "x"})
-    assert lines[:2] == [
+    assert lines == [
         "classes with fewer than 3 units (groups or sets of equal images) cannot be spread over 3 splits (1):",
         "  'a': 2",
+        "Bring more groups of them, or leave them out.",
     ]
 
 
 def test_group_counts_groups_where_a_class_is_too_small() -> None:
     groups = ["p1", "p1", "p2", "p2", "p2", *(f"q{number}" for number in range(5))]
-    assert refuse(list_records({"a": 5, "b": 5}, groups=groups), make_params(0.6, 0.2, 0.2, "group"))[:2] == [
+    assert refuse(list_records({"a": 5, "b": 5}, groups=groups), make_params(0.6, 0.2, 0.2, "group")) == [
         "classes with fewer than 3 groups cannot be spread over 3 splits (1):",
         "  'a': 2",
+        "Bring more groups of them, or leave them out.",
     ]
 
 
@@ -831,6 +833,27 @@ def test_a_split_left_empty_is_named(strategy: str) -> None:
     assert refuse(list_records({"a": 10}), make_params(0.98, 0.01, 0.01, strategy)) == [
         "params.yaml: split.fractions: 10 images leave val and test empty; raise the fraction or bring more images."
     ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "strategy", "remedy"),
+    [
+        (["all"], "random", "(units: 1); bring more groups."),
+        (["all"], "hash", "(units: 1); bring more groups."),
+        (["all", "all", "one", "two"], "random", "(units: 3); raise the fraction or bring more groups."),
+    ],
+)
+def test_groups_that_leave_a_split_empty_are_counted(groups: list[str], strategy: str, remedy: str) -> None:
+    (line,) = refuse(list_records({"a": 12}, groups=groups), make_params(0.98, 0.01, 0.01, strategy))
+    assert line == (
+        "params.yaml: split.fractions: 12 images leave val and test empty, since groups and equal images stay "
+        f"together {remedy}"
+    )
+
+
+def test_fewer_images_than_splits_cannot_fill_them() -> None:
+    (line,) = refuse(list_records({"a": 2}), make_params(0.6, 0.2, 0.2, "ordered"))
+    assert line.endswith("empty; bring more images.")
 
 
 def test_a_hash_that_leaves_a_split_empty_is_refused() -> None:
