@@ -640,6 +640,64 @@ def test_sixteen_bits_are_remarked_and_a_narrow_range_too(brightest: int, remark
     assert decode_image(data, DEFAULTS).remark == remark
 
 
+@pytest.mark.parametrize(
+    ("colour", "values", "pixels", "remark"),
+    [
+        (2, (0, 257, 65535), [0, 1, 255], "16 bits scaled to 8"),
+        (2, (4096, 0, 0), [16, 0, 0], "16 bits scaled to 8"),
+        (2, (4095, 2000, 300), [15, 7, 1], "16 bits scaled to 8, though only 12 are used: it comes out dark"),
+        (2, (255, 0, 0), [0, 0, 0], "16 bits scaled to 8, though only 8 are used: it comes out dark"),
+        (6, (1023, 0, 0, 65535), [3, 0, 0], "16 bits scaled to 8, though only 10 are used: it comes out dark"),
+        (4, (1023, 65535), [3, 3, 3], "16 bits scaled to 8, though only 10 are used: it comes out dark"),
+        (4, (65535, 65535), [255, 255, 255], "16 bits scaled to 8"),
+    ],
+    ids=["full", "13 bits", "12 bits", "8 bits", "RGBA", "LA", "full LA"],
+)
+def test_sixteen_bits_of_colours_and_transparency_are_remarked(
+    colour: int, values: tuple[int, ...], pixels: list[int], remark: str
+) -> None:
+    found = decode_image(make_png(1, 1, 16, colour, b"\0" + struct.pack(f">{len(values)}H", *values)), DEFAULTS)
+    assert found.pixels.tolist() == [[pixels]]
+    assert found.remark == remark
+
+
+def make_tiff(photometric: int, values: tuple[int, ...]) -> bytes:
+    """A TIFF of one pixel whose values have 16 bits, uncompressed."""
+    count = len(values)
+    tags = [  # number, type (3 is 2 bytes, 4 is 4), how many, value or where it lies
+        (256, 3, 1, 1),
+        (257, 3, 1, 1),
+        (258, 3, count, 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, photometric),
+        (273, 4, 1, 8 + 2 * count),
+        (277, 3, 1, count),
+        (278, 3, 1, 1),
+        (279, 4, 1, 2 * count),
+    ]
+    body = struct.pack(f"<{2 * count}H", *[16] * count, *values)
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(body)) + body + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "values", "remark"),
+    [
+        (2, (0, 257, 65535), "16 bits scaled to 8"),
+        (2, (4095, 2000, 300), "16 bits scaled to 8, though only 12 are used: it comes out dark"),
+        (5, (0, 0, 0, 0), "16 bits scaled to 8"),
+    ],
+    ids=["full", "12 bits", "no ink"],
+)
+def test_sixteen_bits_of_colours_in_a_tiff_are_remarked(photometric: int, values: tuple[int, ...], remark: str) -> None:
+    assert decode_image(make_tiff(photometric, values), DEFAULTS).remark == remark
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_dark_colours_of_8_bits_are_not_remarked(kind: str) -> None:
+    assert decode_image(save(Image.new("RGB", (2, 2), (15, 7, 1)), kind), DEFAULTS).remark == ""
+
+
 def test_floats_are_refused() -> None:
     data = save(Image.fromarray(np.array([[0.0, 0.5]], np.float32)), "TIFF")
     assert refuse(data) == "mode F with values from 0 to 0.5; expected whole numbers of at most 16 bits"

@@ -579,11 +579,22 @@ def test_ordered_goes_by_text() -> None:
 
 
 @pytest.mark.parametrize(
+    "values", [["v1.2.3", "v1.1.9"], ["10.0.0.2", "10.0.0.1"], ["scan-01-02-004", "scan-01-02-003"]]
+)
+def test_text_that_holds_what_looks_like_a_date_is_text(values: list[str]) -> None:
+    found = assign_all(make_column(values), make_params(0.5, 0, 0.5, "ordered", order_column="time"))
+    assert list(found.splits.values()) == ["test", "train"]
+    assert found.notes == [f"ordered by 'time', read as text: from {values[1]} to {values[0]}"]
+
+
+@pytest.mark.parametrize(
     ("values", "odd"),
     [
         (["01/15/2024", "03/15/2023"], "00000: '01/15/2024'"),
         (["2024-1-9", "2024-10-01"], "00000: '2024-1-9'"),
         (["15.03.2024", "x"], "00000: '15.03.2024'"),
+        ([" 1/15/2024, 9:30 PM", "x"], "00000: ' 1/15/2024, 9:30 PM'"),
+        (["15.03.2024 09:30", "x"], "00000: '15.03.2024 09:30'"),
         (["2024-01-09", "soon"], "00001: 'soon'"),
         (["2024-01-09T10:00Z", "2024-01-09T10:00"], "some have a time zone, others have none"),
     ],
@@ -757,17 +768,19 @@ def test_two_splits_need_two_images_a_class() -> None:
 
 def test_equal_images_count_as_one_where_a_class_is_too_small() -> None:
     lines = refuse(list_records({"a": 3, "b": 4}), make_params(0.6, 0.2, 0.2), {"00000": "x", "00001": "x"})
-    assert lines[:2] == [
+    assert lines == [
         "classes with fewer than 3 units (groups or sets of equal images) cannot be spread over 3 splits (1):",
         "  'a': 2",
+        "Bring more groups of them, or leave them out.",
     ]
 
 
 def test_group_counts_groups_where_a_class_is_too_small() -> None:
     groups = ["p1", "p1", "p2", "p2", "p2", *(f"q{number}" for number in range(5))]
-    assert refuse(list_records({"a": 5, "b": 5}, groups=groups), make_params(0.6, 0.2, 0.2, "group"))[:2] == [
+    assert refuse(list_records({"a": 5, "b": 5}, groups=groups), make_params(0.6, 0.2, 0.2, "group")) == [
         "classes with fewer than 3 groups cannot be spread over 3 splits (1):",
         "  'a': 2",
+        "Bring more groups of them, or leave them out.",
     ]
 
 
@@ -820,6 +833,27 @@ def test_a_split_left_empty_is_named(strategy: str) -> None:
     assert refuse(list_records({"a": 10}), make_params(0.98, 0.01, 0.01, strategy)) == [
         "params.yaml: split.fractions: 10 images leave val and test empty; raise the fraction or bring more images."
     ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "strategy", "remedy"),
+    [
+        (["all"], "random", "(units: 1); bring more groups."),
+        (["all"], "hash", "(units: 1); bring more groups."),
+        (["all", "all", "one", "two"], "random", "(units: 3); raise the fraction or bring more groups."),
+    ],
+)
+def test_groups_that_leave_a_split_empty_are_counted(groups: list[str], strategy: str, remedy: str) -> None:
+    (line,) = refuse(list_records({"a": 12}, groups=groups), make_params(0.98, 0.01, 0.01, strategy))
+    assert line == (
+        "params.yaml: split.fractions: 12 images leave val and test empty, since groups and equal images stay "
+        f"together {remedy}"
+    )
+
+
+def test_fewer_images_than_splits_cannot_fill_them() -> None:
+    (line,) = refuse(list_records({"a": 2}), make_params(0.6, 0.2, 0.2, "ordered"))
+    assert line.endswith("empty; bring more images.")
 
 
 def test_a_hash_that_leaves_a_split_empty_is_refused() -> None:

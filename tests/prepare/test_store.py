@@ -26,7 +26,7 @@ from imagepipe.prepare import store
 from imagepipe.prepare.examination import Examined, Work
 from imagepipe.prepare.images import ImageFacts, encode_png
 from imagepipe.prepare.params import ImageParams, SplitParams
-from imagepipe.prepare.store import ImageStore, cut_chunks, look_at, open_store
+from imagepipe.prepare.store import ImageStore, cut_chunks, look_at, measure_source, open_store
 from imagepipe.sources.records import Record
 from tests.core.made import name_abandoned
 
@@ -476,6 +476,23 @@ def test_a_sealed_index_of_links_is_kept(tmp_path: Path, records: list[Record]) 
     assert read_folder(cache) == before
 
 
+@pytest.mark.parametrize("linked", ["deep", "deep/er"])
+@pytest.mark.parametrize("layout", ["deep/er/", "flat/"])
+def test_images_below_a_linked_folder_are_made_anew(
+    tmp_path: Path, records: list[Record], linked: str, layout: str
+) -> None:
+    folder, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    store_images(records, folder, layout="deep/er/")
+    (folder / linked).rename(elsewhere)
+    (folder / linked).symlink_to(elsewhere)
+    before = read_folder(elsewhere)
+    assert store_images(records, folder, layout=layout).encoded == 10
+    assert [path.parent for path in folder.rglob("*.png")] == [folder / layout] * 10
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    assert store_images(records, folder, layout=layout).encoded == 0
+    assert read_folder(elsewhere) == before
+
+
 def test_other_params_make_the_images_anew(tmp_path: Path, records: list[Record]) -> None:
     larger = set_params(height=8, width=8)
     store_images(records, tmp_path / "images")
@@ -788,6 +805,22 @@ def test_chunks_hold_a_bounded_number_of_images_and_bytes(monkeypatch: pytest.Mo
     assert cut(0, 0) == [[0, 0]]
 
 
+@pytest.mark.parametrize(
+    ("image", "images"),
+    [
+        (np.zeros((28, 28), np.uint8), 1000),
+        (np.zeros((512, 1024), np.uint8), 2),
+        (FileSlice(Path("plain.png"), 0, 300), 256),  # a file counts 4 KiB at least, and a chunk holds 1 MiB
+        (FileSlice(Path("million.webp"), 0, 2**15), 32),
+        (FileSlice(Path("photograph.jpg"), 0, 3 * 2**20), 1),
+    ],
+    ids=["digits", "large arrays", "small files", "well compressed", "photographs"],
+)
+def test_no_chunk_takes_long(image: FileSlice | Pixels, images: int) -> None:
+    record = Record("a", "cat", "", "", "a", image)
+    assert next(cut_chunks([measure_source(record)] * 1001)) == (0, images)
+
+
 # Processes
 
 
@@ -864,6 +897,30 @@ def test_a_png_that_cannot_be_written_is_told_with_the_folder(tmp_path: Path, fi
         with pytest.raises(EnvironmentFault, match=r"images: cannot be written: No such file or directory"):
             images.examine(files)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_an_image_folder_that_is_a_link_is_filled_where_it_lies(
+    tmp_path: Path, records: list[Record], shards: bool
+) -> None:
+    """Which may be another disk, so what waits to be renamed has to wait there."""
+    disk, project = tmp_path / "disk", tmp_path / "project"
+    (disk / "images").mkdir(parents=True)
+    project.mkdir()
+    (project / "images").symlink_to(disk / "images")
+    with open_images(project / "images", shards=shards) as images:
+        assert images.staging.parent == disk
+    assert store_images(records, project / "images", shards=shards).encoded == 10
+    assert [path.is_symlink() for path in project.iterdir()] == [True]
+    assert [path.name for path in disk.iterdir()] == ["images"]
+    store_images(records, tmp_path / "fresh", shards=shards)
+    assert read_folder(disk / "images") == read_folder(tmp_path / "fresh")
+
+
+def test_a_link_to_itself_is_told(tmp_path: Path, records: list[Record]) -> None:
+    (tmp_path / "images").symlink_to("images")
+    with pytest.raises(EnvironmentFault, match="images: cannot be written: "):
+        store_images(records, tmp_path / "images")
 
 
 def test_a_long_key_is_no_trouble_in_staging(tmp_path: Path, records: list[Record]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -243,15 +244,26 @@ def hash_source(source: bytes | NDArray[np.uint8]) -> bytes:
 
 
 def read_intact(known: Known, images_dir: Path) -> bytes | None:
-    """The PNG with the bytes that the index promises; None where it is not there or has others."""
+    """The PNG with the bytes that the index promises; None where it has others, is gone, or is below a linked folder.
+
+    Such a folder has no place among the images: its link is removed, and what it shows goes with it.
+    """
     png = known.png
     if isinstance(png, tuple):
         path, offset, length = png
+        if is_below_link(images_dir, path):
+            return None
         try:
             png = FileSlice(images_dir / path, offset, length).read()
         except OSError:
             return None
     return png if png is not None and bytes.fromhex(hash_bytes(png)) == known.png_sha256 else None
+
+
+def is_below_link(images_dir: Path, path: str) -> bool:
+    """Whether a folder between the image folder and the file at `path` below it is a link."""
+    folders = accumulate(path.split("/")[:-1], "{}/{}".format)
+    return any((images_dir / folder).is_symlink() for folder in folders)
 
 
 def stage_pngs(works: Sequence[Work], pngs: dict[int, bytes], staging: Staging) -> dict[int, int]:

@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.hashes import hash_bytes, hash_pixels
@@ -165,15 +166,31 @@ def load_image(data: bytes, params: ImageParams) -> tuple[Image.Image, str]:
         if image.mode == "I" and image.format == "TIFF":
             raise UnusableImage("has values of 32 bits, whose range is not known; save it with 8 or 16 bits")
         turn = TRANSPOSE.get(read_orientation(image))
-        return (image.transpose(turn) if turn is not None else image), remark or remark_depth(image)
+        return (image.transpose(turn) if turn is not None else image), remark or remark_depth(image, data)
 
 
-def remark_depth(image: Image.Image) -> str:
-    """A remark on an image of 16 bits, which says so where it uses fewer: scaled to 8, it comes out dark."""
-    if image.mode != "I" and not image.mode.startswith("I;16"):
+def remark_depth(image: Image.Image, data: bytes) -> str:
+    """A remark on an image of 16 bits, which says so where it uses fewer: scaled to 8, it comes out dark.
+
+    Where Pillow keeps the upper byte alone, as of colours, what uses fewer than 8 bits counts as 8.
+    """
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        used = int(np.asarray(image).max()).bit_length()
+    elif read_depth(image, data) != 16:
         return ""
-    used = int(np.asarray(image).max()).bit_length()
+    elif image.mode == "CMYK":  # inks, of which few are light
+        used = 16
+    else:
+        colours = len(image.getbands()) - ("A" in image.getbands())
+        used = 8 + int(np.asarray(image)[..., :colours].max()).bit_length()
     return "16 bits scaled to 8" + (f", though only {used} are used: it comes out dark" if used <= NARROW else "")
+
+
+def read_depth(image: Image.Image, data: bytes) -> int:
+    """The bits of one value in a PNG or TIFF; 8 for other formats."""
+    if image.format == "PNG":
+        return data[24]  # in IHDR
+    return image.tag_v2.get(BITSPERSAMPLE, (8,))[0] if isinstance(image, TiffImageFile) else 8
 
 
 def open_image(data: bytes, params: ImageParams) -> Image.Image:

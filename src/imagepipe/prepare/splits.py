@@ -21,7 +21,7 @@ from imagepipe.prepare.params import SplitParams
 from imagepipe.prepare.units import Unit, apportion, deal, draw, join_units, shuffle_keys, spread_units
 from imagepipe.sources.records import Record
 
-LIKE_A_DATE = re.compile(r"[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}")
+LIKE_A_DATE = re.compile(r"\s*[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}(,?[T\s]\s*[0-9]{1,2}:[0-9]{2}.*)?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def assign_splits(records: Sequence[Record], pixel_sha256: Mapping[str, str], pa
     dealt |= kept
     notes += check_train(records, dealt, kept)
     chosen = limit_splits(records, dealt, params) if params.limit_per_split else dealt
-    check_filled(len(records), chosen, shares)
+    check_filled(pool, pixel_sha256, chosen, shares, params)
     ordered = [record.key for record in take_first(records, 0) if record.key in chosen]
     return Assignment({key: chosen[key] for key in ordered}, official, notes)
 
@@ -76,15 +76,25 @@ def check_records(records: Sequence[Record]) -> None:
         raise InputError(list_findings("two images share one key", sorted(doubled)))
 
 
-def check_filled(images: int, chosen: Mapping[str, str], shares: Mapping[str, float]) -> None:
+def check_filled(
+    pool: Sequence[Record],
+    pixel_sha256: Mapping[str, str],
+    chosen: Mapping[str, str],
+    shares: Mapping[str, float],
+    params: SplitParams,
+) -> None:
     """Raise InputError where a split has a share and no image."""
     filled = set(chosen.values())
     empty = [split for split in SPLITS if shares.get(split) and split not in filled]
-    if empty:
-        raise InputError(
-            f"params.yaml: split.fractions: {images} images leave {' and '.join(empty)} empty; "
-            "raise the fraction or bring more images."
-        )
+    if not empty:
+        return
+    units = len(pool) if params.strategy == "ordered" else len(join_units(pool, pixel_sha256))
+    found, more = f"{len(pool)} images leave {' and '.join(empty)} empty", "images"
+    if units < len(pool):
+        found += f", since groups and equal images stay together (units: {units})"
+        more = "groups"
+    raised = "raise the fraction or " if units >= sum(share > 0 for share in shares.values()) else ""
+    raise InputError(f"params.yaml: split.fractions: {found}; {raised}bring more {more}.")
 
 
 def check_train(records: Sequence[Record], chosen: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:
@@ -187,13 +197,14 @@ def deal_pool(
         alike = (Unit(unit.keys, counts[len(unit.keys)]) for unit in units)
         return spread_units(alike, shares, params.seed, "split"), notes
     needed = sum(share > 0 for share in shares.values())
-    whole = len(shares) == len(SPLITS)  # else `random` would give up the parts that were kept
+    # `random` would give up parts that were kept, and keeps groups and equal images together, too.
+    helps = len(shares) == len(SPLITS) and are_single(units)
     check_classes(
         units,
         needed,
         name_units(units, params),
         f"cannot be spread over {needed} splits",
-        "leave them out, or set split.strategy to `random`." if whole else "or leave them out.",
+        "leave them out, or set split.strategy to `random`." if helps else "or leave them out.",
     )
     return spread_units(units, shares, params.seed, "split"), notes
 
@@ -215,7 +226,12 @@ def name_units(units: Sequence[Unit], params: SplitParams) -> str:
     """What a message counts."""
     if params.strategy == "group":
         return "groups"
-    return "images" if all(len(unit.keys) == 1 for unit in units) else "units (groups or sets of equal images)"
+    return "images" if are_single(units) else "units (groups or sets of equal images)"
+
+
+def are_single(units: Sequence[Unit]) -> bool:
+    """Whether every image may go its own way."""
+    return all(len(unit.keys) == 1 for unit in units)
 
 
 def check_classes(units: Sequence[Unit], needed: int, noun: str, problem: str, remedy: str) -> None:
@@ -223,9 +239,10 @@ def check_classes(units: Sequence[Unit], needed: int, noun: str, problem: str, r
     counts = Counter(chain.from_iterable(unit.counts for unit in units))
     small = [f"{name!r}: {count}" for name, count in sorted(counts.items()) if count < needed]
     if small:
+        more = "images" if noun.startswith("images") else "groups"
         raise InputError(
             list_findings(
-                f"classes with fewer than {needed} {noun} {problem}", small, f"Bring more images of them, {remedy}"
+                f"classes with fewer than {needed} {noun} {problem}", small, f"Bring more {more} of them, {remedy}"
             )
         )
 
@@ -298,7 +315,7 @@ def place_values(values: Mapping[str, str], column: str) -> tuple[str, Mapping[s
     if len(dates) == len(values) and len({date.tzinfo is None for date in dates.values()}) == 1:
         return "dates", dates
     odd = [f"{key}: {value!r}" for key, value in sorted(values.items()) if key not in dates]
-    if dates or any(LIKE_A_DATE.search(value) for value in values.values()):
+    if dates or any(LIKE_A_DATE.fullmatch(value) for value in values.values()):
         raise InputError(
             list_findings(
                 f"params.yaml: split.order_column: not all values of {column!r} are dates that can be compared",

@@ -52,7 +52,10 @@ from imagepipe.prepare.params import ImageParams
 from imagepipe.sources.records import Record
 
 CHUNK_IMAGES = 1000
-CHUNK_BYTES = 16 * 2**20  # of source files: few seconds of decoding, so that a worker is not ended for honest work
+# Of sources. Time and memory follow the pixels, whose number nobody knows before a file is opened: where a byte holds
+# 40, as in a well compressed WebP, these are 40 million, seconds of work, so that no worker is ended for it.
+CHUNK_BYTES = 2**20
+FILE_BYTES = 2**12  # what a file counts at least, since plain surfaces take hardly any bytes
 SECONDS = 60.0  # for a chunk, and again for an image alone
 MEMORY = 512 * 2**20  # bytes that a worker may ask for, beside
 THREADS = 16  # that copy members into shards; a cluster has more jobs than this machine has processors
@@ -291,9 +294,12 @@ class ImageStore:
 
 @contextmanager
 def open_store(images_dir: Path, params: ImageParams, engine: Engine, shards: bool) -> Generator[ImageStore]:
-    """The store over `images_dir`; its staging folder lies beside it and is removed at the end."""
+    """The store over `images_dir`; its staging folder is removed at the end.
+
+    It lies beside the folder itself, not beside a link to it, which may be on another disk: files get there by rename.
+    """
     with report_write_errors(images_dir):
-        staging = make_unfinished(images_dir.parent)
+        staging = make_unfinished(Path(os.path.realpath(images_dir)).parent)
     try:
         yield ImageStore(images_dir, staging, params, engine, shards)
     finally:
@@ -352,8 +358,10 @@ class WorkChunks(Sequence[Sequence[Work]]):
 
 
 def measure_source(record: Record) -> int:
-    """Bytes of the record's file or array."""
-    return (record.image.length or 0) if isinstance(record.image, FileSlice) else record.image.nbytes
+    """Bytes of the record's array or file, which counts FILE_BYTES at least."""
+    if isinstance(record.image, FileSlice):
+        return max(record.image.length or 0, FILE_BYTES)
+    return record.image.nbytes
 
 
 def cut_chunks(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -385,7 +393,7 @@ def locate_members(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def remove_strangers(images_dir: Path, wanted: set[str]) -> None:
-    """Remove every file whose path below `images_dir` is not `wanted`, every link, and the folders left empty."""
+    """Remove every file whose path below `images_dir` is not `wanted`, every linked folder, and those left empty."""
     for name, folders, files in os.walk(images_dir, topdown=False):
         folder = Path(name)
         below = folder.relative_to(images_dir).as_posix()
