@@ -77,8 +77,26 @@ def test_the_reader_follows_from_the_scheme() -> None:
     assert choose_reader("http://example.org/a") is read_http
     assert choose_reader("HTTPS://[2001:db8::1]/a") is read_http
     assert choose_reader("s3://bucket/a") is read_storage
-    with pytest.raises(InputError, match=r"found filecache://x::file:///etc/hostname; expected one address, without"):
-        choose_reader("filecache://x::file:///etc/hostname")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["filecache://x::file:///etc/hostname", "simplecache::file:///etc/hostname", "blockcache::local:///etc/hostname"],
+)
+def test_a_chain_of_storages_is_refused(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        choose_reader(url)
+    assert str(caught.value) == f"params.yaml: fetch.url: found {url}; expected one address, without `::`."
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "local:///etc/hostname", "git:///repo:main@a.zip", "a.zip"])
+def test_what_lies_on_this_machine_is_no_address(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        choose_reader(url)
+    assert str(caught.value) == (
+        f"params.yaml: fetch.url: found {url}; expected an address such as https://… or s3://…. What lies on this "
+        "machine belongs in fetch.path, with fetch.url ''."
+    )
 
 
 def test_a_storage_is_read_in_blocks() -> None:
@@ -98,6 +116,8 @@ def test_an_unknown_scheme_is_named() -> None:
 def test_an_address_that_lacks_what_its_scheme_needs_is_named() -> None:
     with pytest.raises(InputError, match=r"found reference://x, which fsspec cannot open: .*missing 1 required"):
         next(read_storage("reference://x"))
+    with pytest.raises(InputError, match=r"found dir://x, which fsspec cannot open: 'NoneType' object has no"):
+        next(read_storage("dir://x"))
 
 
 @pytest.mark.parametrize(

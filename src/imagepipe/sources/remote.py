@@ -16,7 +16,7 @@ TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds without a byte
 MOST_REDIRECTS = 5
 HEADERS = {"Accept-Encoding": "identity"}  # the bytes as published: a .gz must not be unpacked on the way
 BLOCK = 2**16
-LOCAL = ("file", "local")  # as fsspec calls this machine
+LOCAL = ("file", "local", "git")  # as fsspec calls this machine, and a repository on it
 # Which package brings a storage (fsspec's registry of known implementations).
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "sftp": "paramiko"}
 
@@ -47,7 +47,7 @@ def hide_credentials() -> Generator[None]:
 
 def choose_reader(url: str) -> Reader:
     """What reads the user's address; raises InputError, naming `fetch.url`, for what is no remote address."""
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
     scheme = scheme.lower()
     if not separator or scheme in LOCAL:
         raise InputError(
@@ -60,7 +60,7 @@ def choose_reader(url: str) -> Reader:
         raise InputError(f"params.yaml: fetch.url: found {url}, which is no address ({error}).") from error
     if scheme in ("http", "https"):
         return read_http
-    if "::" in rest:  # which chains storages, this machine's among them
+    if "::" in url:  # which chains storages, this machine's among them
         raise InputError(f"params.yaml: fetch.url: found {url}; expected one address, without `::`.")
     return read_storage
 
@@ -88,7 +88,7 @@ def read_storage(url: str) -> Generator[bytes]:
         raise RemoteFault(f"{url}: the storage denies access ({error}); sign in as its own tools do.") from error
     except OSError as error:
         raise RemoteFault(f"{url}: cannot be read: {error}.") from error
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"params.yaml: fetch.url: found {url}, which fsspec cannot open: {error}.") from error
 
 
