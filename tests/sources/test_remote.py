@@ -1,14 +1,17 @@
 import errno
+import socket
 from importlib.util import find_spec
 from typing import Any
 
 import fsspec
 import pytest
+import requests
 from fsspec.implementations.memory import MemoryFileSystem
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.sources.remote import (
     RemoteFault,
+    TransientError,
     check_redirect,
     choose_reader,
     hide_credentials,
@@ -139,10 +142,32 @@ def test_a_storage_whose_package_is_missing_names_it(url: str, package: str, mod
         (PermissionError("no key"), "the storage denies access (no key); sign in as its own tools do."),
         (FileNotFoundError("x"), "there is no such file."),
         (OSError(errno.EIO, "Input/output error"), "cannot be read: [Errno 5] Input/output error."),
-        (ConnectionResetError("reset"), "cannot be read: reset."),
     ],
 )
 def test_what_a_storage_refuses_is_a_fault_of_the_remote(error: OSError, message: str) -> None:
+    with pytest.raises(RemoteFault) as caught:
+        read_refused(error)
+    assert str(caught.value) == f"refusing://a.zip: {message}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("reset"),
+        TimeoutError("reset"),
+        socket.gaierror("reset"),
+        requests.ConnectionError("reset"),
+        requests.ReadTimeout("reset"),
+    ],
+)
+def test_a_lost_connection_to_a_storage_may_be_tried_again(error: OSError) -> None:
+    with pytest.raises(TransientError, match=r"^the connection failed: reset$"):
+        read_refused(error)
+
+
+def read_refused(error: OSError) -> None:
+    """Read a file of a storage that raises this error."""
+
     class Refusing(MemoryFileSystem):
         protocol = "refusing"
 
@@ -150,6 +175,4 @@ def test_what_a_storage_refuses_is_a_fault_of_the_remote(error: OSError, message
             raise error
 
     fsspec.register_implementation("refusing", Refusing, clobber=True)
-    with pytest.raises(RemoteFault) as caught:
-        next(read_storage("refusing://a.zip"))
-    assert str(caught.value) == f"refusing://a.zip: {message}"
+    next(read_storage("refusing://a.zip"))
