@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -259,6 +260,21 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         InputError, match=r"gone: cannot be read: No such file or directory\. Name a folder that can be"
     ):
         list_folder(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(("name", "place"), [("scandir", "photos"), ("stat", "photos/cat\\.jpg")])
+def test_the_machine_is_named_where_it_is_at_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    def fail(_: object) -> object:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    folder = write_files(tmp_path / "photos", "cat.jpg")
+    expected = rf"{place}: cannot be read: Input/output error\. Check the disk"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(EnvironmentFault, match=expected):
+            list_folder(folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such links and pipes there")

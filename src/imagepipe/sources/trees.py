@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.run import RunParams, find_cache_root
-from imagepipe.core.slices import FileSlice
+from imagepipe.core.slices import FileSlice, blame_machine
 from imagepipe.sources.archive import list_members, repack_archive
 from imagepipe.sources.download import obtain_archive
 from imagepipe.sources.names import describe_litter, escape, is_litter, show_name
@@ -161,11 +161,13 @@ def list_folder(root: Path) -> Tree:
 
 
 def scan_folder(folder: Path) -> Generator[os.DirEntry[str]]:
-    """What lies in `folder`; raises InputError where the system does not say."""
+    """What lies in `folder`; raises InputError where the system does not say, EnvironmentFault where that is the
+    machine's fault."""
     try:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
+        blame_machine(error, escape(str(folder)))
         raise InputError(
             f"{escape(str(folder))}: cannot be read: {error.strerror}. Name a folder that can be read in fetch.path in "
             "params.yaml."
@@ -175,11 +177,12 @@ def scan_folder(folder: Path) -> Generator[os.DirEntry[str]]:
 def slice_file(path: str) -> FileSlice | None:
     """All of a plain file; of a link that leads nowhere a slice that cannot be read, so that it is reported as missing.
 
-    None for anything else: a link to a folder, a FIFO, a device.
+    None for anything else: a link to a folder, a FIFO, a device. Raises EnvironmentFault where the machine is at fault.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 (for a million files, a Path for each takes as long as the system)
-    except OSError:
+    except OSError as error:
+        blame_machine(error, escape(path))
         return FileSlice(path, 0, None)
     return FileSlice(path, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
