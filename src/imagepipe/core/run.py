@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import joblib
 import platformdirs
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from imagepipe.core.config import Params, load_section
+from imagepipe.core.config import Params, load_section, refuse_output
+from imagepipe.core.errors import InputError
 
 
 class RunParams(Params):
@@ -25,6 +26,14 @@ class RunParams(Params):
     memory_gigabytes: Annotated[float, Field(ge=0)]
     checkpoint_minutes: Annotated[float, Field(ge=0)]
 
+    @field_validator("cache_dir")
+    @classmethod
+    def stays_clear(cls, value: str) -> str:
+        """What is kept there would become part of an output."""
+        if value:
+            refuse_output(value)
+        return value
+
 
 def load_run_params() -> RunParams:
     """The `run:` section of params.yaml in the working folder."""
@@ -39,7 +48,14 @@ def count_jobs(run: RunParams) -> int:
 def find_cache_root(run: RunParams) -> Path:
     """Where downloads, decoded pixels and checkpoints live.
 
-    `IMAGEPIPE_CACHE` goes before `run.cache_dir`, and that before the user's cache folder.
+    `IMAGEPIPE_CACHE` goes before `run.cache_dir`, and that before the user's cache folder. Raises InputError where
+    `IMAGEPIPE_CACHE` is an output of the pipeline.
     """
-    named = os.environ.get("IMAGEPIPE_CACHE") or run.cache_dir
+    variable = os.environ.get("IMAGEPIPE_CACHE")
+    if variable:
+        try:
+            refuse_output(variable)
+        except ValueError as error:
+            raise InputError(f"IMAGEPIPE_CACHE: {error}.") from error
+    named = variable or run.cache_dir
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("imagepipe"))
