@@ -295,6 +295,27 @@ def test_links_to_folders_and_what_is_no_file_have_a_note_of_their_own(tmp_path:
     assert lines[-1] == "  … and 3 more"
 
 
+@OUTSIDE
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_that_lead_out_of_the_folder_are_warned_of(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "photos", "cat/1.jpg")
+    write_files(tmp_path / "elsewhere", "x.jpg")
+    (folder / "cat/inside.jpg").symlink_to("1.jpg")
+    (folder / "cat/gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert obtain_tree(make_params("folder", folder), RUN, tmp_path).links == ("cat/inside.jpg",)
+    for number in range(4):
+        (folder / f"cat/out{number}.jpg").symlink_to(tmp_path / "elsewhere/x.jpg")
+    message = (
+        r"photos: links to files outside of it are followed \(4\): cat/out0\.jpg, cat/out1\.jpg, cat/out2\.jpg, …; "
+        "other clones may not have those files: put copies in place of the links, unless they are meant$"
+    )
+    with pytest.warns(UserWarning, match=message):
+        tree = obtain_tree(make_params("folder", folder), RUN, tmp_path)
+    assert tree.files["cat/out0.jpg"].read() == b"x.jpg"
+    (tmp_path / "photos.dvc").touch()  # then DVC may have made them
+    obtain_tree(make_params("folder", folder), RUN, tmp_path)
+
+
 def test_a_table_in_place_of_its_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,label\n")
     with pytest.raises(InputError) as caught:
