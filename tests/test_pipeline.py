@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -142,6 +143,34 @@ def test_dvc_killed_in_mid_training_and_run_again_gives_the_same_bytes(
     assert "of a run that was interrupted" in done.stdout
     assert read_hashes(copy) == read_hashes(project)
     assert not list((tmp_path / "cache").glob("checkpoints/*"))
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("runs", ["kept", "gone"])
+def test_outputs_that_were_edited_come_back_with_the_same_bytes(
+    project: Path, tmp_path: Path, run_in: Run, runs: str
+) -> None:
+    """Also where the lock knows nothing of the later stages: from DVC's cache of runs, or where that is gone, too, from
+    the stages."""
+    copy = shutil.copytree(project, tmp_path / "copy", symlinks=True)
+    png = sorted((copy / "data/images").glob("*.png"))[0]
+    edited = [png, copy / "data/manifests/val.csv", copy / "models/model.safetensors"]
+    for path in edited:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    lock = copy / "dvc.lock"
+    text = lock.read_text("utf-8")
+    lock.write_text(text[: text.index("  split:\n")], "utf-8")
+    if runs == "gone":
+        shutil.rmtree(copy / ".dvc/cache/runs")
+    done = run_in(copy, "dvc", "repro")
+    assert done.returncode == 0, done.stderr
+    assert ("Running stage 'train'" in done.stdout) == (runs == "gone")
+    assert lock.read_text("utf-8") == text
+    for path in edited:
+        assert path.read_bytes() == (project / path.relative_to(copy)).read_bytes()
+    assert run_in(copy, "dvc", "status").stdout == "Data and pipelines are up to date.\n"
 
 
 def test_a_wrong_param_stops_the_stage_with_its_line(project: Path, run_in: Run) -> None:

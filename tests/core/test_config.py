@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from dvc.utils.serialize import parse_yaml as parse_as_dvc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imagepipe.core.config import find_node, list_keys, load_section, parse_yaml, read_pairs, read_yaml
+from imagepipe.core.config import find_node, list_keys, load_section, parse_yaml, read_pairs, read_yaml, refuse_output
 from imagepipe.core.errors import InputError
 from imagepipe.recipes import SECTIONS
 from imagepipe.report.balance import BalanceParams
@@ -420,3 +421,29 @@ def test_pairs_are_words_with_an_equals_sign(text: str, expected: dict[str, str]
 def test_a_word_of_another_form_is_shown(text: str, word: str) -> None:
     with pytest.raises(ValueError, match=f"found '{word}'; expected words of the form name=value, each name once"):
         read_pairs(text)
+
+
+@pytest.mark.parametrize(
+    ("place", "output"),
+    [
+        ("data/raw", "data/raw"),
+        ("./data/images/", "data/images"),
+        ("data/source/../manifests/x", "data/manifests"),
+        ("~/models", "models"),
+        ("kept/x", "reports"),
+    ],
+)
+def test_an_output_is_known_by_whatever_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "kept").symlink_to("reports")
+    with pytest.raises(ValueError, match=re.escape(f"found {place}; expected a place that no stage writes ({output} ")):
+        refuse_output(place)
+
+
+@pytest.mark.parametrize("place", ["data", ".", "..", "data/rawest", "/srv/models", "~nobody-of-this-name/models"])
+def test_what_no_stage_writes_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    refuse_output(place)

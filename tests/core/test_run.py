@@ -32,6 +32,10 @@ def test_reads_the_section_of_the_working_folder(tmp_path: Path, monkeypatch: py
         ("cache: no", "params.yaml:2: run.cache: found no; expected 'on' or 'off'"),
         ("cache_gigabytes: 0", "params.yaml:2: run.cache_gigabytes: found 0; expected greater than 0"),
         ("memory_gigabytes: -1", "params.yaml:2: run.memory_gigabytes: found -1; expected greater than or equal to 0"),
+        (
+            "cache_dir: data/images",
+            "params.yaml:2: run.cache_dir: found data/images; expected a place that no stage writes (data/images is an",
+        ),
         ("mirror: 8080", "params.yaml:2: run.mirror: found 8080; expected a valid string; put it in quotes to mean te"),
     ],
 )
@@ -76,3 +80,12 @@ def test_a_cache_below_an_unknown_home_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_the_variable_goes_before_params(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMAGEPIPE_CACHE", str(tmp_path))
     assert find_cache_root(make_run(cache_dir="/elsewhere")) == tmp_path
+
+
+def test_the_variable_names_no_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEPIPE_CACHE", "data/../models/kept")
+    with pytest.raises(InputError) as caught:
+        find_cache_root(make_run())
+    assert str(caught.value) == (
+        "IMAGEPIPE_CACHE: found data/../models/kept; expected a place that no stage writes (models is an output)."
+    )

@@ -1,3 +1,4 @@
+import errno
 import os
 import sys
 from pathlib import Path
@@ -6,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from imagepipe.core.slices import PIECE, FileSlice, list_image_files, read_whole
+from imagepipe.core.errors import EnvironmentFault
+from imagepipe.core.slices import PIECE, FileSlice, blame_machine, list_image_files, read_whole
 
 
 def test_a_slice_is_all_of_a_file_or_a_piece_of_it(tmp_path: Path) -> None:
@@ -52,6 +54,29 @@ def test_a_file_is_read_to_its_end_and_closed(tmp_path: Path, size: int) -> None
     with pytest.raises(IsADirectoryError):
         read_whole(str(tmp_path))
     assert count_open_files() == before
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EMFILE, "Too many open files. Raise the limit of open files (`ulimit -n`), or lower run.jobs"),
+        (errno.ENFILE, "Too many open files in system. Raise the limit of open files of the whole system, or end what"),
+        (errno.EIO, "Input/output error. Check the disk, and bring the file back from a copy"),
+        (errno.ENOMEM, "Cannot allocate memory. Free memory, or lower run.jobs"),
+        (errno.ESTALE, "Stale file handle. Mount the network disk again"),
+    ],
+)
+def test_the_machine_is_blamed_for_what_no_file_does(number: int, message: str) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        blame_machine(OSError(number, os.strerror(number)), "a/b.png")
+    assert str(caught.value).startswith(f"a/b.png: cannot be read: {message}")
+    assert str(caught.value).endswith(", then run it again.")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EISDIR, errno.EACCES])
+def test_the_machine_is_not_blamed_for_a_file(number: int) -> None:
+    blame_machine(OSError(number, os.strerror(number)), "a/b.png")
+    blame_machine(OSError("it was cut"), "a/b.png")
 
 
 def test_what_may_never_end_is_no_file(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imagepipe.core.config import load_section
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.manifest import ImageInfo, read_split
 from imagepipe.core.parallel import LocalEngine
 from imagepipe.core.slices import FileSlice
@@ -116,6 +118,16 @@ def test_what_cannot_be_used_is_left_out_with_the_reason_that_split_gives(tmp_pa
     assert found.reasons[last] == "is no plain file"
     assert found.reasons[last + 1] == "cannot be read: there is no such file"
     assert len(found.reasons) == len(unusable) + 2
+
+
+def test_no_image_is_left_out_for_a_fault_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: FileSlice) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    images = write(tmp_path, {"a.png": encode(Image.new("L", (8, 8)), "PNG")})
+    monkeypatch.setattr(FileSlice, "read", fail)
+    with pytest.raises(EnvironmentFault, match=r"a\.png: cannot be read: Too many open files\. "):
+        convert_files(images, make())
 
 
 def test_an_animated_gif_is_taken_where_split_took_first_frames(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.slices import ImageFiles, list_image_files
 from imagepipe.data.images import (
     Chunk,
@@ -55,6 +57,16 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> 
     (tmp_path / "a.png").mkdir()
     with pytest.raises(InputError, match=r"a\.png: cannot be read \(Is a directory\); run the split stage again"):
         open_image(name_file(tmp_path / "a.png"), 0)
+
+
+def test_the_machine_is_named_where_it_is_at_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: ImageFiles, __: int) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    files = write_grey(tmp_path / "a.png")
+    monkeypatch.setattr(ImageFiles, "read", fail)
+    with pytest.raises(EnvironmentFault, match=r"a\.png: cannot be read: Too many open files\. Raise the limit"):
+        open_image(files, 0)
 
 
 def test_half_a_png_is_named(tmp_path: Path) -> None:

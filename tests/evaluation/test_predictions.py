@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import write_csv, write_json
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import DatasetInfo, read_manifest
@@ -19,7 +19,7 @@ from imagepipe.evaluation.predictions import (
     read_predictions,
     tabulate_predictions,
 )
-from imagepipe.models.classifier import ModelInfo, build_classifier, save_classifier
+from imagepipe.models.classifier import Classifier, ModelInfo, build_classifier, save_classifier
 from tests.data.made import pack_shards
 from tests.evaluation.made import make_table
 from tests.made import CLASSES, make_dataset, make_dataset_info, make_model_info
@@ -147,6 +147,39 @@ def test_predictions_are_those_of_the_model(tmp_path: Path) -> None:
         logits = model(torch.stack([dataset[0][0], dataset[1][0]])).numpy()
     written = table[[f"logit:{name}" for name in CLASSES]].astype(np.float32).to_numpy()
     assert np.array_equal(written, logits)
+
+
+def break_model(error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predict two images with a model that raises this error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    make_dataset(folder, {"train": 3, "val": 0, "test": 2})
+    save_model(folder / "m.safetensors", make_model_info())
+    monkeypatch.setattr(Classifier, "forward", fail)
+    predict_splits(folder / "m.safetensors", folder, folder / "images", 10, jobs=1, cache=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory\nat line 7"), "DefaultCPU.*: can't allocate memory"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_where_memory_is_short_the_batch_size_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    message = rf"test\.csv: out of memory while its images are predicted \({said}\); reduce evaluate\.batch_size"
+    with pytest.raises(EnvironmentFault, match=message):
+        break_model(error, tmp_path, monkeypatch)
+
+
+def test_other_errors_go_their_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        break_model(RuntimeError("a bug"), tmp_path, monkeypatch)
 
 
 def test_refuses_an_empty_test_split(tmp_path: Path) -> None:

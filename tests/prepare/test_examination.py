@@ -1,3 +1,5 @@
+import errno
+import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -232,6 +234,22 @@ def test_a_file_that_cannot_be_read_is_rejected_elsewhere_as_here(tmp_path: Path
     work = make_work(FileSlice(tmp_path / "absent.png", 0, 10))
     here, away = (examine_images([one], staging, PARAMS, encode=True) for one in (work, load_work(work, tmp_path)))
     assert here.reasons == away.reasons == {0: "cannot be read: No such file or directory"}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_no_image_is_rejected_for_a_fault_of_the_machine(
+    tmp_path: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(_: FileSlice) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileSlice, "read", fail)
+    work = make_work(FileSlice(tmp_path / "a.png", 0, 10))
+    expected = rf"a\.png: cannot be read: {os.strerror(number)}\. "
+    with pytest.raises(EnvironmentFault, match=expected):
+        examine_images([work], staging, PARAMS, encode=True)
+    with pytest.raises(EnvironmentFault, match=expected):
+        load_work(work, tmp_path)
 
 
 def test_what_is_nowhere_is_not_intact(tmp_path: Path) -> None:

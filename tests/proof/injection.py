@@ -77,23 +77,24 @@ class Runner:
             self.programs[stage] = self.running.enter_context(forking)
         return self.programs[stage]
 
-    def list_calls(self, trace: list[str]) -> list[tuple[str, int]]:
-        """Name and number of each call that changes something in the scratch folder."""
+    def list_calls(self, trace: list[str]) -> list[tuple[str, int, str]]:
+        """Name, number and first path of each call that changes something in the scratch folder."""
         counts: Counter[str] = Counter()
-        found: list[tuple[str, int]] = []
+        found: list[tuple[str, int, str]] = []
         for call in filter(None, map(CALL.match, trace)):
             counts[call["name"]] += 1
-            if self.concerns(call["rest"]):
-                found.append((call["name"], counts[call["name"]]))
+            if path := self.find_path(call["rest"]):
+                found.append((call["name"], counts[call["name"]], path))
         return found
 
-    def concerns(self, rest: str) -> bool:
-        """Whether a call's first path is in the scratch folder; the workspace is the present folder there."""
+    def find_path(self, rest: str) -> str:
+        """A call's first path where it is in the scratch folder, else ''; the workspace is the present folder there."""
         place = PLACE.search(rest)
         if place is None:
-            return False
+            return ""
         path = place["open"] or place["named"] or ""
-        return path.startswith(f"{self.scratch}/") if place["open"] is not None or path.startswith("/") else bool(path)
+        outside = place["open"] is not None or path.startswith("/")
+        return "" if outside and not path.startswith(f"{self.scratch}/") else path
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class Proof:
         self.runner = runner
         self.before = {stage: folder / "before" / stage for stage in STAGES}
         self.after = {stage: folder / "after" / stage for stage in STAGES}
-        self.calls: dict[str, list[tuple[str, int]]] = {}
+        self.calls: dict[str, list[tuple[str, int, str]]] = {}
         project = self.runner.project
         for name in ("data/source", "data/classes", ".dvc"):
             (project / name).mkdir(parents=True)
@@ -167,10 +167,12 @@ def test_a_fault_anywhere_leaves_old_or_new_and_the_next_run_the_same_bytes(
     proof = prepare(layout)
     calls = proof.calls[stage]
     assert len(calls) >= least
+    if layout == "shards":
+        assert {call for call, _, path in calls if path.endswith(".tar")} >= {"write", "fsync", "chmod", "rename"}
     if error:
-        faults = [Fault(call, number, ERRORS[call]) for call, number in calls if call in ERRORS]
+        faults = [Fault(call, number, ERRORS[call]) for call, number, _ in calls if call in ERRORS]
     else:
-        faults = [Fault(call, number) for call, number in calls]
+        faults = [Fault(call, number) for call, number, _ in calls]
     came = [fault for fault in faults if proof.inject(stage, fault)]
     record_property("faults", len(came))
     assert len(came) > 0.9 * len(faults)

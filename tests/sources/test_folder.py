@@ -267,6 +267,7 @@ def test_litter_is_left_out_and_said(tmp_path: Path) -> None:
 
 
 @only_posix
+@pytest.mark.filterwarnings("ignore:.* links to files outside of it")
 def test_links_to_files_are_followed(tmp_path: Path) -> None:
     write_files(tmp_path, "elsewhere/x.bin")
     folder = write_files(tmp_path / "pets", "dog/2.jpg", "cat/9.jpg")

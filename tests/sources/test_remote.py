@@ -1,14 +1,17 @@
 import errno
+import socket
 from importlib.util import find_spec
 from typing import Any
 
 import fsspec
 import pytest
+import requests
 from fsspec.implementations.memory import MemoryFileSystem
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.sources.remote import (
     RemoteFault,
+    TransientError,
     check_redirect,
     choose_reader,
     hide_credentials,
@@ -77,8 +80,26 @@ def test_the_reader_follows_from_the_scheme() -> None:
     assert choose_reader("http://example.org/a") is read_http
     assert choose_reader("HTTPS://[2001:db8::1]/a") is read_http
     assert choose_reader("s3://bucket/a") is read_storage
-    with pytest.raises(InputError, match=r"found filecache://x::file:///etc/hostname; expected one address, without"):
-        choose_reader("filecache://x::file:///etc/hostname")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["filecache://x::file:///etc/hostname", "simplecache::file:///etc/hostname", "blockcache::local:///etc/hostname"],
+)
+def test_a_chain_of_storages_is_refused(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        choose_reader(url)
+    assert str(caught.value) == f"params.yaml: fetch.url: found {url}; expected one address, without `::`."
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "local:///etc/hostname", "git:///repo:main@a.zip", "a.zip"])
+def test_what_lies_on_this_machine_is_no_address(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        choose_reader(url)
+    assert str(caught.value) == (
+        f"params.yaml: fetch.url: found {url}; expected an address such as https://… or s3://…. What lies on this "
+        "machine belongs in fetch.path, with fetch.url ''."
+    )
 
 
 def test_a_storage_is_read_in_blocks() -> None:
@@ -98,6 +119,8 @@ def test_an_unknown_scheme_is_named() -> None:
 def test_an_address_that_lacks_what_its_scheme_needs_is_named() -> None:
     with pytest.raises(InputError, match=r"found reference://x, which fsspec cannot open: .*missing 1 required"):
         next(read_storage("reference://x"))
+    with pytest.raises(InputError, match=r"found dir://x, which fsspec cannot open: 'NoneType' object has no"):
+        next(read_storage("dir://x"))
 
 
 @pytest.mark.parametrize(
@@ -119,10 +142,32 @@ def test_a_storage_whose_package_is_missing_names_it(url: str, package: str, mod
         (PermissionError("no key"), "the storage denies access (no key); sign in as its own tools do."),
         (FileNotFoundError("x"), "there is no such file."),
         (OSError(errno.EIO, "Input/output error"), "cannot be read: [Errno 5] Input/output error."),
-        (ConnectionResetError("reset"), "cannot be read: reset."),
     ],
 )
 def test_what_a_storage_refuses_is_a_fault_of_the_remote(error: OSError, message: str) -> None:
+    with pytest.raises(RemoteFault) as caught:
+        read_refused(error)
+    assert str(caught.value) == f"refusing://a.zip: {message}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("reset"),
+        TimeoutError("reset"),
+        socket.gaierror("reset"),
+        requests.ConnectionError("reset"),
+        requests.ReadTimeout("reset"),
+    ],
+)
+def test_a_lost_connection_to_a_storage_may_be_tried_again(error: OSError) -> None:
+    with pytest.raises(TransientError, match=r"^the connection failed: reset$"):
+        read_refused(error)
+
+
+def read_refused(error: OSError) -> None:
+    """Read a file of a storage that raises this error."""
+
     class Refusing(MemoryFileSystem):
         protocol = "refusing"
 
@@ -130,6 +175,4 @@ def test_what_a_storage_refuses_is_a_fault_of_the_remote(error: OSError, message
             raise error
 
     fsspec.register_implementation("refusing", Refusing, clobber=True)
-    with pytest.raises(RemoteFault) as caught:
-        next(read_storage("refusing://a.zip"))
-    assert str(caught.value) == f"refusing://a.zip: {message}"
+    next(read_storage("refusing://a.zip"))

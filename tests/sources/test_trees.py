@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -261,6 +262,21 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         list_folder(tmp_path / "gone")
 
 
+@pytest.mark.parametrize(("name", "place"), [("scandir", "photos"), ("stat", "photos/cat\\.jpg")])
+def test_the_machine_is_named_where_it_is_at_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    def fail(_: object) -> object:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    folder = write_files(tmp_path / "photos", "cat.jpg")
+    expected = rf"{place}: cannot be read: Input/output error\. Check the disk"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(EnvironmentFault, match=expected):
+            list_folder(folder)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such links and pipes there")
 def test_links_to_folders_and_what_is_no_file_have_a_note_of_their_own(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "photos", "cat/1.jpg", "cat/.DS_Store")
@@ -277,6 +293,27 @@ def test_links_to_folders_and_what_is_no_file_have_a_note_of_their_own(tmp_path:
     assert lines[0].endswith("are not followed or read (23):")
     assert lines[1:3] == [r"  cat/pipe00\x1b", r"  cat/pipe01\x1b"]
     assert lines[-1] == "  … and 3 more"
+
+
+@OUTSIDE
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_that_lead_out_of_the_folder_are_warned_of(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "photos", "cat/1.jpg")
+    write_files(tmp_path / "elsewhere", "x.jpg")
+    (folder / "cat/inside.jpg").symlink_to("1.jpg")
+    (folder / "cat/gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert obtain_tree(make_params("folder", folder), RUN, tmp_path).links == ("cat/inside.jpg",)
+    for number in range(4):
+        (folder / f"cat/out{number}.jpg").symlink_to(tmp_path / "elsewhere/x.jpg")
+    message = (
+        r"photos: links to files outside of it are followed \(4\): cat/out0\.jpg, cat/out1\.jpg, cat/out2\.jpg, …; "
+        "other clones may not have those files: put copies in place of the links, unless they are meant$"
+    )
+    with pytest.warns(UserWarning, match=message):
+        tree = obtain_tree(make_params("folder", folder), RUN, tmp_path)
+    assert tree.files["cat/out0.jpg"].read() == b"x.jpg"
+    (tmp_path / "photos.dvc").touch()  # then DVC may have made them
+    obtain_tree(make_params("folder", folder), RUN, tmp_path)
 
 
 def test_a_table_in_place_of_its_folder_is_refused(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_the_ends_of_the_ranges_are_valid(tmp_path: Path, changes: dict[str, Any
         ("model", "", "at least 1 character"),
         ("normalize", "mean", "'none', 'unit', 'dataset' or 'imagenet'"),
         ("pretrained", "", "at least 1 character"),
+        ("pretrained", "models/model.safetensors", "found models/model.safetensors; expected a place that no stage"),
         ("freeze", "all", "'nothing', 'body' or 'batch_norm'"),
         ("epochs", 0, "greater than or equal to 1"),
         ("epochs", 2.5, "integer"),

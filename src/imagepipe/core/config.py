@@ -4,6 +4,7 @@ DVC tracks the values that ruamel.yaml reads, so ruamel.yaml reads them here too
 `1e-3`, `no`, `017` and every other scalar on which YAML 1.1 and 1.2 differ.
 """
 
+import os
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from imagepipe.core.errors import InputError, list_findings, suggest_name
 
 PARAMS_FILE = Path("params.yaml")
 SECTIONS = ("fetch", "split", "balance", "train", "evaluate", "run")
+OUTPUT_FOLDERS = ("data/raw", "data/images", "data/manifests", "models", "reports")
 
 
 class Params(BaseModel):
@@ -202,6 +204,14 @@ def read_pairs(text: str) -> dict[str, str]:
             raise ValueError(f"found {word!r}; expected words of the form name=value, each name once")
         pairs[name] = value
     return pairs
+
+
+def refuse_output(place: str) -> None:
+    """Raise ValueError for a place that is, or lies in, an output of the pipeline; `~` is the user's home."""
+    path = Path(os.path.expanduser(place)).resolve()  # noqa: PTH111 (Path raises where there is no such home)
+    for output in OUTPUT_FOLDERS:
+        if path.is_relative_to(Path(output).resolve()):
+            raise ValueError(f"found {place}; expected a place that no stage writes ({output} is an output)")
 
 
 def list_keys(model: type[BaseModel], path: list[str]) -> list[str]:

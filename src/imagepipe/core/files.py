@@ -64,7 +64,8 @@ class Need:
 def report_write_errors(path: Path) -> Generator[Need]:
     """Turn an `OSError` while writing into a message that names the path and the system's reason.
 
-    For a full disk it says the bytes that are free, too, and those needed where the block has told what it yields.
+    For a full disk it says the bytes that are free, too, and those needed where the block has told what it yields; or
+    that there are too many files.
     """
     need = Need()
     try:
@@ -78,8 +79,13 @@ def report_write_errors(path: Path) -> Generator[Need]:
 
 
 def describe_room(path: Path, needed: int) -> str:
-    """The bytes that are free on the disk that `path` lies on, or would lie on, beside those `needed`."""
+    """The bytes that are free on the disk that `path` lies on, or would lie on, beside those `needed`; or that
+    it can hold no further file."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if os.name == "posix":
+        disk = os.statvfs(folder)
+        if disk.f_files and not disk.f_favail:
+            return "no inodes are left: there are too many files; delete some, or set split.layout to shards"
     free = shutil.disk_usage(folder).free
     return f"at least {needed:,} bytes are needed, {free:,} are free" if needed else f"{free:,} bytes are free"
 

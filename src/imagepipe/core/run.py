@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import joblib
 import platformdirs
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from imagepipe.core.config import Params, load_section
+from imagepipe.core.config import Params, load_section, refuse_output
 from imagepipe.core.errors import InputError
 
 
@@ -26,6 +26,14 @@ class RunParams(Params):
     memory_gigabytes: Annotated[float, Field(ge=0)]
     checkpoint_minutes: Annotated[float, Field(ge=0)]
 
+    @field_validator("cache_dir")
+    @classmethod
+    def stays_clear(cls, value: str) -> str:
+        """What is kept there would become part of an output."""
+        if value:
+            refuse_output(value)
+        return value
+
 
 def load_run_params() -> RunParams:
     """The `run:` section of params.yaml in the working folder."""
@@ -40,10 +48,15 @@ def count_jobs(run: RunParams) -> int:
 def find_cache_root(run: RunParams) -> Path:
     """Where downloads, decoded pixels and checkpoints live.
 
-    `IMAGEPIPE_CACHE` goes before `run.cache_dir`, and that before the user's cache folder.
+    `IMAGEPIPE_CACHE` goes before `run.cache_dir`, and that before the user's cache folder. Raises InputError where
+    `IMAGEPIPE_CACHE` is an output of the pipeline.
     """
     variable = os.environ.get("IMAGEPIPE_CACHE")
     if variable:
+        try:
+            refuse_output(variable)
+        except ValueError as error:
+            raise InputError(f"IMAGEPIPE_CACHE: {error}.") from error
         return expand_home(variable, "IMAGEPIPE_CACHE")
     if run.cache_dir:
         return expand_home(run.cache_dir, "params.yaml: run.cache_dir")

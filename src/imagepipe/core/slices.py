@@ -1,5 +1,6 @@
 """Where the bytes of an image file are: a file of its own, or a part of a tar that holds many."""
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -10,11 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from imagepipe.core.errors import EnvironmentFault
+
 if TYPE_CHECKING:
     import pandas as pd
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIECE = 2**16  # bytes read at once: all of a small file
+MACHINE = {  # reasons of the system's with which the machine is at fault and not the file, and what helps
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`), or lower run.jobs",
+    errno.ENFILE: "Raise the limit of open files of the whole system, or end what has so many open",
+    errno.EIO: "Check the disk, and bring the file back from a copy",
+    errno.ENOMEM: "Free memory, or lower run.jobs",
+    errno.ESTALE: "Mount the network disk again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +112,14 @@ def read_whole(path: str) -> bytes:
         return b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def blame_machine(error: OSError, where: Path | str) -> None:
+    """Raise EnvironmentFault where the machine is at fault that a file cannot be read, and not the file."""
+    if error.errno in MACHINE:
+        raise EnvironmentFault(
+            f"{where}: cannot be read: {error.strerror}. {MACHINE[error.errno]}, then run it again."
+        ) from error
 
 
 def list_image_files(table: "pd.DataFrame", folder: Path, column: str = "path") -> ImageFiles:

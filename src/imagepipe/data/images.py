@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imagepipe.core.errors import InputError
 from imagepipe.core.hashes import digest_pixels
-from imagepipe.core.slices import PNG_SIGNATURE, ImageFiles
+from imagepipe.core.slices import PNG_SIGNATURE, ImageFiles, blame_machine
 from imagepipe.data.png import MODES, Shape, inflate_png, unfilter_rows
 
 # What Pillow raises on bytes that are no image, or a damaged one; ValueError of a PNG's chunks that are too short.
@@ -200,12 +200,14 @@ class FileReader:
 
 
 def read_file(files: ImageFiles, index: int, reader: ImageFiles | FileReader) -> bytes:
-    """The bytes of one file; raises InputError, naming it, where it cannot be read."""
+    """The bytes of one file; raises InputError, naming it, where it cannot be read, EnvironmentFault where that is the
+    machine's fault."""
     try:
         return reader.read(index)
     except FileNotFoundError as error:
         raise InputError(f"{files.describe(index)}: no such image; is the image folder the right one?") from error
     except OSError as error:
+        blame_machine(error, files.describe(index))
         raise InputError(
             f"{files.describe(index)}: cannot be read ({error.strerror or error}); run the split stage again."
         ) from error

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imagepipe.core.files import report_write_errors
 from imagepipe.core.hashes import digest_pixels, hash_bytes
 from imagepipe.core.shards import BLOCK, COPY, make_member, name_member
-from imagepipe.core.slices import FileSlice
+from imagepipe.core.slices import FileSlice, blame_machine
 from imagepipe.prepare.images import (
     Decoded,
     UnusableImage,
@@ -229,10 +229,12 @@ def read_source(work: Work) -> bytes | NDArray[np.uint8]:
 
 
 def read_slice(file: FileSlice) -> bytes:
-    """The bytes of an image's file; raises UnusableImage where they cannot be read."""
+    """The bytes of an image's file; raises UnusableImage where they cannot be read, EnvironmentFault where that is the
+    machine's fault."""
     try:
         return file.read()
     except OSError as error:
+        blame_machine(error, file.path)
         raise UnusableImage(f"cannot be read: {error.strerror or error}") from error
 
 

@@ -225,8 +225,9 @@ class ImageStore:
         hashes = np.frombuffer(np.ascontiguousarray(self.table.rows["png_sha256"][rows]).tobytes(), "<u8")[::4]
         cuts = cut_shards(lengths, hashes)
         with ThreadPoolExecutor(min(self.engine.jobs, THREADS)) as pool:  # copying leaves the interpreter free
-            whole = set(filter(None, pool.map(self._check_shard, self._list_shards(rows))))
-            names = list(pool.map(lambda cut: self._make_shard(rows[slice(*cut)], whole), cuts))
+            each = pool.map if self.engine.jobs > 1 else map  # one job is this thread
+            whole = set(filter(None, each(self._check_shard, self._list_shards(rows))))
+            names = list(each(lambda cut: self._make_shard(rows[slice(*cut)], whole), cuts))
         places = Places(np.empty(len(rows), object), np.zeros(len(rows), np.int64))
         for name, (first, end) in zip(names, cuts, strict=True):
             places.files[order[first:end]] = name

@@ -5,10 +5,9 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator
 
-from imagepipe.core.config import Params, read_pairs
+from imagepipe.core.config import OUTPUT_FOLDERS, Params, read_pairs, refuse_output
 
 NO_FOLDER = "data/source"  # what `fetch.path` names where the source reads nothing on disk
-OUTPUT_FOLDERS = ("data/raw", "data/images", "data/manifests", "models", "reports")
 
 PathText = Annotated[str, StringConstraints(min_length=1)]
 
@@ -43,10 +42,9 @@ class FetchParams(Params):
         """A source cannot be what a stage writes, and cannot leave the project through `..`."""
         if ".." in PurePosixPath(value).parts:
             raise ValueError(f"found {value}; expected a path inside the project or an absolute one, without `..`")
-        path = Path.cwd() / value
+        refuse_output(value)
         for output in OUTPUT_FOLDERS:
-            folder = Path.cwd() / output
-            if path.is_relative_to(folder) or folder.is_relative_to(path):
+            if (Path.cwd() / output).is_relative_to(Path.cwd() / value):
                 raise ValueError(f"found {value}; expected a place that no stage writes ({output} is an output)")
         return value
 

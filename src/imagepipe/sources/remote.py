@@ -16,7 +16,9 @@ TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds without a byte
 MOST_REDIRECTS = 5
 HEADERS = {"Accept-Encoding": "identity"}  # the bytes as published: a .gz must not be unpacked on the way
 BLOCK = 2**16
-LOCAL = ("file", "local")  # as fsspec calls this machine
+LOCAL = ("file", "local", "git")  # as fsspec calls this machine, and a repository on it
+# What a storage raises where the network is at fault: of the system, of a name's look-up, of what speaks http.
+LOST = (ConnectionError, TimeoutError, socket.gaierror, requests.ConnectionError, requests.Timeout)
 # Which package brings a storage (fsspec's registry of known implementations).
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "sftp": "paramiko"}
 
@@ -47,7 +49,7 @@ def hide_credentials() -> Generator[None]:
 
 def choose_reader(url: str) -> Reader:
     """What reads the user's address; raises InputError, naming `fetch.url`, for what is no remote address."""
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
     scheme = scheme.lower()
     if not separator or scheme in LOCAL:
         raise InputError(
@@ -60,7 +62,7 @@ def choose_reader(url: str) -> Reader:
         raise InputError(f"params.yaml: fetch.url: found {url}, which is no address ({error}).") from error
     if scheme in ("http", "https"):
         return read_http
-    if "::" in rest:  # which chains storages, this machine's among them
+    if "::" in url:  # which chains storages, this machine's among them
         raise InputError(f"params.yaml: fetch.url: found {url}; expected one address, without `::`.")
     return read_storage
 
@@ -68,8 +70,8 @@ def choose_reader(url: str) -> Reader:
 def read_storage(url: str) -> Generator[bytes]:
     """The file at `url` by fsspec, which knows s3, gs and others.
 
-    Raises InputError for an address that fsspec does not know, EnvironmentFault where a package is missing, RemoteFault
-    where the storage refuses.
+    Raises InputError for an address that fsspec does not know, EnvironmentFault where a package is missing,
+    TransientError where the connection fails, RemoteFault where the storage refuses.
     """
     import fsspec  # here, because it takes 0.2 s that no other source should pay
 
@@ -86,9 +88,11 @@ def read_storage(url: str) -> Generator[bytes]:
         raise RemoteFault(f"{url}: there is no such file.") from error
     except PermissionError as error:
         raise RemoteFault(f"{url}: the storage denies access ({error}); sign in as its own tools do.") from error
+    except LOST as error:
+        raise TransientError(f"the connection failed: {error}") from error
     except OSError as error:
         raise RemoteFault(f"{url}: cannot be read: {error}.") from error
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"params.yaml: fetch.url: found {url}, which fsspec cannot open: {error}.") from error
 
 

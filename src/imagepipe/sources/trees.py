@@ -8,7 +8,7 @@ import stat
 import subprocess
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.run import RunParams, find_cache_root
-from imagepipe.core.slices import FileSlice
+from imagepipe.core.slices import FileSlice, blame_machine
 from imagepipe.sources.archive import list_members, repack_archive
 from imagepipe.sources.download import obtain_archive
 from imagepipe.sources.names import describe_litter, escape, is_litter, show_name
@@ -31,18 +31,20 @@ TABLES = (".csv", ".tsv", ".parquet")  # endings of files that a table is read f
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Files by their POSIX path below the root; every folder's path; what a reader of the data should know."""
+    """Files by their POSIX path below the root; every folder's path; what a reader of the data should know; which of
+    the files were read through links."""
 
     files: Mapping[str, FileSlice]
     folders: frozenset[str]
     notes: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
 
 def obtain_tree(params: FetchParams, run: RunParams, raw_dir: Path) -> Tree:
     """The tree that `fetch.path` or `fetch.url` names; an archive's members are put into `raw_dir`, a folder stays.
 
     Raises InputError where there is no such folder or archive, it is refused, or its SHA-256 is another; warns of a
-    folder that other workspaces do not see.
+    folder that other workspaces do not see, and of links that lead out of it.
     """
     if params.options:
         raise InputError(f"params.yaml: fetch.options: the source `{params.source}` has none; set it to ''.")
@@ -62,7 +64,9 @@ def obtain_tree(params: FetchParams, run: RunParams, raw_dir: Path) -> Tree:
                 "DVC hashes the folder's files."
             )
         warn_untracked(path)
-        return list_folder(path)
+        tree = list_folder(path)
+        warn_links(path, tree.links)
+        return tree
     if path.is_file() and path.suffix.lower() in TABLES:
         raise InputError(
             f"params.yaml: fetch.path: {path} is a table; name its folder there, set fetch.source to `table` and "
@@ -138,6 +142,7 @@ def list_folder(root: Path) -> Tree:
     folders: set[str] = set()
     left_out: Counter[str] = Counter()
     others: list[str] = []
+    links: list[str] = []
     waiting = [""]
     while waiting:
         below = waiting.pop()
@@ -150,6 +155,8 @@ def list_folder(root: Path) -> Tree:
                 waiting.append(name)
             elif file := slice_file(entry.path):
                 files[name] = file
+                if file.length is not None and entry.is_symlink():
+                    links.append(name)
             else:
                 others.append(show_name(name))
     notes = describe_litter(left_out)
@@ -157,15 +164,17 @@ def list_folder(root: Path) -> Tree:
         notes.append(
             list_findings("links to folders and what is no plain file are not followed or read", sorted(others))
         )
-    return Tree(sort_files(files), frozenset(folders), tuple(notes))
+    return Tree(sort_files(files), frozenset(folders), tuple(notes), tuple(sorted(links)))
 
 
 def scan_folder(folder: Path) -> Generator[os.DirEntry[str]]:
-    """What lies in `folder`; raises InputError where the system does not say."""
+    """What lies in `folder`; raises InputError where the system does not say, EnvironmentFault where that is the
+    machine's fault."""
     try:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
+        blame_machine(error, escape(str(folder)))
         raise InputError(
             f"{escape(str(folder))}: cannot be read: {error.strerror}. Name a folder that can be read in fetch.path in "
             "params.yaml."
@@ -175,11 +184,12 @@ def scan_folder(folder: Path) -> Generator[os.DirEntry[str]]:
 def slice_file(path: str) -> FileSlice | None:
     """All of a plain file; of a link that leads nowhere a slice that cannot be read, so that it is reported as missing.
 
-    None for anything else: a link to a folder, a FIFO, a device.
+    None for anything else: a link to a folder, a FIFO, a device. Raises EnvironmentFault where the machine is at fault.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 (for a million files, a Path for each takes as long as the system)
-    except OSError:
+    except OSError as error:
+        blame_machine(error, escape(path))
         return FileSlice(path, 0, None)
     return FileSlice(path, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
@@ -201,6 +211,21 @@ def warn_untracked(path: Path) -> None:
         warnings.warn(
             f"{escape(what)} tracked neither by Git nor by DVC: `dvc repro` works, but queued experiments and other "
             f"clones will not see it all (`dvc add {shlex.quote(str(path))}` changes that)",
+            stacklevel=2,
+        )
+
+
+def warn_links(folder: Path, links: Sequence[str]) -> None:
+    """Warn of links in `folder` to files outside of it; where DVC has the folder, they are its own, into its cache."""
+    if is_dvc_tracked(folder):
+        return
+    root = folder.resolve()
+    outside = [show_name(name) for name in links if not (folder / name).resolve().is_relative_to(root)]
+    if outside:
+        shown = ", ".join(outside[:3]) + (", …" if len(outside) > 3 else "")
+        warnings.warn(
+            f"{escape(str(folder))}: links to files outside of it are followed ({len(outside)}): {shown}; other clones "
+            "may not have those files: put copies in place of the links, unless they are meant",
             stacklevel=2,
         )
 

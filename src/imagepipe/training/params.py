@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PlainValidator, StringConstraints, model_validator
+from pydantic import Field, PlainValidator, StringConstraints, field_validator, model_validator
 
-from imagepipe.core.config import Params
+from imagepipe.core.config import Params, refuse_output
 from imagepipe.data.params import AugmentParams
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -171,6 +171,13 @@ class TrainParams(Params):
     compile: bool
     processes: Annotated[int, Field(ge=1, le=1024)]
     threads: Annotated[int, Field(ge=1, le=1024)]
+
+    @field_validator("pretrained")
+    @classmethod
+    def stays_clear(cls, value: str) -> str:
+        """The stages write their outputs anew, and the weights would be gone, or others."""
+        refuse_output(value)
+        return value
 
     @model_validator(mode="after")
     def every_wish_counts(self) -> Self:
