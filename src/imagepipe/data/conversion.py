@@ -23,10 +23,9 @@ from imagepipe.data.png import END, HEAD, TAIL, inflate_png, unfilter_rows
 from imagepipe.prepare.examination import NO_MEMORY, read_slice
 from imagepipe.prepare.images import UnusableImage, convert_array, decode_image
 from imagepipe.prepare.params import ImageParams
-from imagepipe.prepare.store import limit_decoding
+from imagepipe.prepare.store import CHUNK_BYTES, limit_decoding
 
 CHUNK = 500  # images that a worker converts at once, at most
-CHUNK_BYTES = 16 * 2**20  # of files: few seconds of decoding, so that a worker is not ended for honest work
 CHUNK_PIXELS = 8 * 2**20  # bytes of converted pixels: bounds what workers and the pipes between hold
 
 Report = Callable[[str, str], None]
