@@ -128,6 +128,35 @@ def test_further_signals_do_not_cut_short_what_is_cleaned_up(folder: Path) -> No
     assert list_names(folder) == {"busy.py"}
 
 
+INTERRUPTED = """\
+import signal, sys
+from imagepipe.core.lifetime import answer_signals
+
+left = int(sys.argv[1])
+
+def interrupt(frame, event, argument):
+    global left
+    if frame.f_code.co_name == "end":
+        left -= 1
+        if left == 0:
+            signal.raise_signal(signal.SIGINT)
+    return interrupt
+
+answer_signals()
+sys.settrace(interrupt)
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("line", range(1, 11))
+def test_of_two_signals_one_ends_a_stage_wherever_in_its_answer_the_other_comes(tmp_path: Path, line: int) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED, "utf-8")
+    with start(tmp_path, sys.executable, "interrupted.py", str(line)) as process:
+        name = "SIGINT" if line <= 3 else "SIGTERM"  # the one that is first to take the lock
+        assert read_rest(process) == ENDED.format(name)
+    assert process.returncode == 128 + signal.Signals[name]
+
+
 DEAF = """\
 import sys, time
 from imagepipe.core import lifetime

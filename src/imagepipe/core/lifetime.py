@@ -3,6 +3,7 @@
 POSIX only; on Windows no signal is answered and no parent followed.
 """
 
+import math
 import os
 import signal
 import sys
@@ -51,18 +52,21 @@ def answer_signals(names: Sequence[str] = ENDING) -> None:
         return
     found = {number: signal.getsignal(number) for number in (signal.Signals[name] for name in names)}
     before = {number: answer for number, answer in found.items() if answer not in (signal.SIG_IGN, None)}
-    raised: list[float] = []
+    answered = threading.Lock()  # taken in one step: another signal may come between any two steps of `end`
+    raised = math.inf
 
     def end(number: int, _: FrameType | None) -> None:
+        nonlocal raised
         now = time.monotonic()
+        is_first = answered.acquire(blocking=False)
         # Removing what is half-written must not be cut short. SIG_IGN would be an error for a signal on its way.
-        if raised and (now - raised[-1] < PATIENCE or is_leaving()):
+        if not is_first and (now - raised < PATIENCE or is_leaving()):
             return
-        if not raised:
+        raised = now
+        if is_first:
             line = f"error: ended by {signal.Signals(number).name}; nothing half-written is left. Run it again.\n"
             with suppress(OSError):  # the terminal may be gone; and print must not be called in the midst of a print
                 os.write(2, line.encode())
-        raised.append(now)
         sys.exit(128 + number)
 
     set_answers(dict.fromkeys(before, end))
