@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.special import softmax
 
 from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.files import write_json
@@ -15,7 +16,7 @@ from imagepipe.core.manifest import SPLITS, read_manifest
 from imagepipe.evaluation.elsewhere import Judged, check_replaceable, format_classes, judge_images, write_judged
 from imagepipe.evaluation.predictions import read_predictions
 from imagepipe.inference.inputs import Inputs
-from imagepipe.inference.predict import predict_images, softmax
+from imagepipe.inference.predict import predict_images
 from imagepipe.models.classifier import build_classifier, save_classifier
 from tests.conftest import ROOT
 from tests.data.made import make_usable
@@ -128,7 +129,7 @@ def test_images_are_converted_as_predict_converts_them(here: Path, conversion: d
     assert [row[0] for row in rows] == [f"new/cat/{name}" for name in sorted(files)]
     assert [row[1] for row in rows] == table["predicted"].tolist()
     logits = table[[f"logit:{name}" for name in CLASSES]].astype(np.float32).to_numpy(np.float64)
-    for row, shares in zip(rows, softmax(logits), strict=True):
+    for row, shares in zip(rows, softmax(logits, axis=1), strict=True):
         found = dict(zip(row[1::2], map(float, row[2::2]), strict=True))
         assert [found[name] for name in CLASSES] == pytest.approx(shares, abs=1e-6)
 

@@ -15,14 +15,7 @@ from imagepipe.data.conversion import bring_batches, read_conversion
 from imagepipe.evaluation.predictions import predict_splits
 from imagepipe.inference import predict as module
 from imagepipe.inference.inputs import Inputs
-from imagepipe.inference.predict import (
-    Tally,
-    describe_tally,
-    predict_images,
-    predict_pixels,
-    predict_rows,
-    softmax,
-)
+from imagepipe.inference.predict import Tally, describe_tally, predict_images, predict_pixels, predict_rows
 from imagepipe.models.classifier import save_classifier
 from tests.data.made import draw_noise
 from tests.inference.made import make_model
@@ -98,11 +91,6 @@ def test_pixels_are_predicted_as_the_model_predicts_them(tmp_path: Path) -> None
     with torch.inference_mode():
         expected = torch.softmax(model(torch.from_numpy(pixels).permute(0, 3, 1, 2)).double(), dim=1)
     assert np.allclose(predict_pixels(model, pixels, ["x"] * 5), expected.numpy(), atol=1e-12)
-
-
-def test_softmax_by_hand_and_of_large_logits() -> None:
-    assert np.allclose(softmax(np.array([[0.0, np.log(3.0)]])), [[0.25, 0.75]])
-    assert softmax(np.array([[1e4, 0.0], [-1e4, -1e4]])).tolist() == [[1.0, 0.0], [0.5, 0.5]]
 
 
 def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 import errno
 import hashlib
+import os
 import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +286,25 @@ def test_a_file_that_the_mirrors_folder_lacks_is_named(tmp_path: Path) -> None:
         obtain_file(make_file(), tmp_path / "out.bin", str(tmp_path), tmp_path / "cache")
     expected = "not there; run.mirror must be a folder that holds the original file.bin."
     assert str(caught.value) == f"{tmp_path / 'file.bin'}: {expected}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs permissions of POSIX")
+def test_a_file_of_the_mirror_that_may_not_be_read_is_named_rather_than_its_copy(tmp_path: Path) -> None:
+    (tmp_path / "file.bin").write_bytes(BODY)
+    (tmp_path / "file.bin").chmod(0)
+    (tmp_path / "out").mkdir()
+    script = f"""
+import os
+from pathlib import Path
+from imagepipe.sources.download import RemoteFile, obtain_file
+os.chmod(".", 0o755)
+os.chmod("out", 0o777)
+os.geteuid() or os.setuid(65534)
+obtain_file(RemoteFile("file.bin", {MD5!r}, ()), Path("out/x"), ".", Path("cache"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    expected = "file.bin: cannot be read: Permission denied. Change its permissions, then run the stage again."
+    assert done.stderr.endswith(f"EnvironmentFault: {expected}\n")
 
 
 def test_other_bytes_in_the_mirrors_folder_give_both_checksums(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
-from imagepipe.core.errors import DiskFault
+from imagepipe.core.errors import DiskFault, EnvironmentFault
 from imagepipe.core.unfinished import is_unfinished, make_unfinished, name_unfinished, remove_abandoned
 
 PIECES = 10  # of rows of a table that are written at once; a piece is what pandas itself formats at once
@@ -122,6 +122,22 @@ def write_blocks(path: Path, blocks: Iterable[bytes], durable: bool = True) -> N
             raise
         if durable:
             sync_path(path.parent)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file into a folder that is written aside.
+
+    Raises EnvironmentFault, naming that one of the two at which the system refuses.
+    """
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{source}: cannot be read: {error.strerror or error}. Change its permissions, then run the stage again."
+        ) from error
+    with file, report_write_errors(target) as need, target.open("wb") as out:
+        need.bytes = os.fstat(file.fileno()).st_size
+        shutil.copyfileobj(file, out)
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from imagepipe.core.errors import InputError
-from imagepipe.evaluation.groups import Kind, RunGroup, Spread, compare_groups, count_right, describe_spread
+from imagepipe.evaluation.groups import Kind, RunGroup, Spread, compare_groups, describe_spread
 from imagepipe.evaluation.intervals import Interval, is_grouped, measure_proportion, number_groups
 from imagepipe.evaluation.pairs import Pair, compare_pairs, describe_pair
 from imagepipe.evaluation.runs import Run, read_run
@@ -81,8 +81,7 @@ def measure_run(run: Run, confidence: float) -> RunAccuracy:
     """The run's own accuracy on test."""
     units = number_groups(run.test["group"].tolist())
     if is_grouped(units):
-        right = np.asarray(run.test["class"] == run.test["predicted"], np.int64)
-        accuracy = resample_mean(right, units, confidence, (0.0, 1.0))
+        accuracy = resample_mean(run.right.astype(np.int64), units, confidence, (0.0, 1.0))
     else:
-        accuracy = measure_proportion(count_right(run), len(run.test), confidence)
+        accuracy = measure_proportion(int(run.right.sum()), len(run.test), confidence)
     return RunAccuracy(run.name, len(run.test), accuracy)

@@ -140,18 +140,13 @@ def check_folds(groups: Sequence[Sequence[Run]], names: Sequence[str]) -> None:
 
 def sum_up(group: Sequence[Run], name: str) -> RunGroup:
     """Mean and sample standard deviation of the accuracy."""
-    accuracies = [count_right(run) / len(run.test) for run in group]
+    accuracies = [float(run.right.mean()) for run in group]
     return RunGroup(name, accuracies, float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)))
-
-
-def count_right(run: Run) -> int:
-    """The test images whose class the run predicts."""
-    return int((run.test["class"] == run.test["predicted"]).sum())
 
 
 def subtract(base: Sequence[Run], other: Sequence[Run]) -> list[float]:
     """Accuracy of `other` less that of `base`, fold by fold; from whole numbers, so that equal ones are equal."""
-    return [(count_right(new) - count_right(old)) / len(new.test) for old, new in zip(base, other, strict=True)]
+    return [int(new.right.sum() - old.right.sum()) / len(new.test) for old, new in zip(base, other, strict=True)]
 
 
 def find_ratio(run: Run) -> float:

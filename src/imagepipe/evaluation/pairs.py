@@ -150,9 +150,8 @@ def compare_keys(base: Run, other: Run) -> list[str]:
 
 def compare_pair(base: Run, other: Run, confidence: float) -> Pair:
     """One run against another on the same test set; p is not corrected, and no verdict given yet."""
-    old, new = base.test, other.test.loc[base.test.index]
-    right = np.asarray(old["class"] == old["predicted"], np.bool_)
-    better = np.asarray(new["class"] == new["predicted"], np.bool_)
+    old, new = base.test, other.test  # the same keys, each in their order
+    right, better = base.right, other.right
     differences = better.astype(np.int64) - right
     groups = old["group"].tolist()
     units = number_groups(groups if any(groups) else new["group"].tolist())  # either may know of them

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from imagepipe.core.config import PARAMS_FILE, parse_yaml
 from imagepipe.core.errors import EnvironmentFault, InputError, list_findings
@@ -33,6 +35,11 @@ class Run:
     classes: list[str]
     params: Mapping[str, Any] | None
     folder: Path | None
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the class of each test image is the predicted one, in the order of `test`."""
+        return np.asarray(self.test["class"] == self.test["predicted"], np.bool_)
 
 
 @dataclass(frozen=True, slots=True)

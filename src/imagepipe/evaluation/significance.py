@@ -9,13 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, t
 
-from imagepipe.evaluation.intervals import (
-    Interval,
-    count_units,
-    measure_proportion,
-    resample,
-    take_percentiles,
-)
+from imagepipe.evaluation.intervals import Interval, count_units, measure_proportion, resample, take_percentiles
 
 Verdict = Literal["better", "worse", "no evidence"]
 

@@ -129,20 +129,14 @@ def predict_pixels(model: "Classifier", pixels: NDArray[np.uint8], paths: Sequen
     from imagepipe.data.dataset import to_channels_first
 
     with torch.inference_mode():
-        logits = model(to_channels_first(pixels)).numpy().astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        logits = model(to_channels_first(pixels)).double()
+        bad = (~logits.isfinite().all(dim=1)).nonzero().flatten()
     if len(bad):
         raise InputError(
             f"{show_name(paths[int(bad[0])])}: its logits are not finite numbers; the model is broken: train it again "
             "with a lower train.lr."
         )
-    return softmax(logits)
-
-
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Along the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    return torch.softmax(logits, dim=1).numpy()
 
 
 def write_to_stdout(blocks: Generator[bytes]) -> bool:

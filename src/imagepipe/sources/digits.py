@@ -2,14 +2,13 @@
 
 import gzip
 import io
-import shutil
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from imagepipe.core.errors import EnvironmentFault, InputError
-from imagepipe.core.files import report_write_errors
+from imagepipe.core.files import copy_file
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.run import RunParams
 from imagepipe.sources.params import FetchParams
@@ -30,12 +29,8 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     if params.name or params.options:
         raise InputError("params.yaml: fetch.source is `digits`, which has no name and no options; set both to ''.")
     target = raw_dir / FILE
-    with (
-        resources.as_file(resources.files("sklearn.datasets.data") / FILE) as shipped,
-        report_write_errors(target) as need,
-    ):
-        need.bytes = shipped.stat().st_size
-        shutil.copyfile(shipped, target)
+    with resources.as_file(resources.files("sklearn.datasets.data") / FILE) as shipped:
+        copy_file(shipped, target)
     found = hash_file(target)
     if found != SHA256:
         raise EnvironmentFault(

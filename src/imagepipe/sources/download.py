@@ -4,7 +4,6 @@ A file is believed only when its checksum is right, and only then gets its name.
 """
 
 import re
-import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from imagepipe.core.errors import DiskFault, EnvironmentFault, InputError
-from imagepipe.core.files import report_write_errors
+from imagepipe.core.files import copy_file, report_write_errors
 from imagepipe.core.hashes import hash_bytes, hash_file
 from imagepipe.core.run import expand_home
 from imagepipe.core.unfinished import name_unfinished, remove_abandoned
@@ -74,9 +73,7 @@ def obtain_file(file: RemoteFile, target: Path, mirror: str, cache_root: Path) -
         except EnvironmentFault as error:
             problems.append(str(error))
             continue
-        with report_write_errors(target) as need:
-            need.bytes = cached.stat().st_size
-            shutil.copyfile(cached, target)
+        copy_file(cached, target)
         return
     raise EnvironmentFault(
         "\n".join(problems) + f"\nWithout a network: put the original {file.name} into a folder and set run.mirror "
@@ -147,9 +144,7 @@ def copy_from_folder(file: RemoteFile, folder: Path, target: Path) -> None:
     path = folder / file.name
     if not path.is_file():
         raise InputError(f"{path}: not there; run.mirror must be a folder that holds the original {file.name}.")
-    with report_write_errors(target) as need:
-        need.bytes = path.stat().st_size
-        shutil.copyfile(path, target)
+    copy_file(path, target)
     found = hash_file(target, "md5")
     if found != file.md5:
         raise InputError(f"{path}: MD5 is {found}, expected {file.md5}; put the original file there.")
