@@ -1,4 +1,5 @@
 import io
+import math
 import pickle
 import re
 import sys
@@ -121,6 +122,12 @@ def test_whole_labels_of_a_parquet_table_stay_whole_beside_empty_ones(tmp_path: 
     write_files(tmp_path / "x", "a", "b")
     pq.write_table(pa.table({"file": ["a", "b"], "label": [3, None]}), tmp_path / "x" / "x.parquet")
     fail(tmp_path / "x", r"rows without a label \(1\):\n  x\.parquet, line 2: b\n")
+
+
+def test_nan_in_a_parquet_table_is_an_empty_cell(tmp_path: Path) -> None:
+    write_files(tmp_path / "x", "a", "b", "c")
+    pq.write_table(pa.table({"file": ["a", "b", "c"], "label": [0.5, math.nan, None]}), tmp_path / "x" / "x.parquet")
+    fail(tmp_path / "x", r"rows without a label \(2\):\n  x\.parquet, line 2: b\n  x\.parquet, line 3: c\n")
 
 
 @pytest.mark.parametrize(

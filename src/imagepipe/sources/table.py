@@ -302,9 +302,12 @@ def parse_parquet(data: bytes, name: str) -> pd.DataFrame:
 
 
 def make_texts(values: "pd.Series[Any]", name: str) -> "pd.Series[str]":
-    """Each cell as text, '' where it is empty; raises InputError where one is no UTF-8, or no date that there is."""
+    """Each cell as text, '' where it is empty, or NaN, by which pandas says so.
+
+    Raises InputError where one is no UTF-8, or no date that there is.
+    """
     try:
-        cells = ["" if empty else str(cell) for cell, empty in zip(values, values.isna(), strict=True)]
+        cells = ["" if cell is pd.NA or cell != cell else str(cell) for cell in values]  # NaN is not itself
         return pd.Series(cells, dtype=str)
     except (ValueError, OverflowError, LookupError) as error:
         raise InputError(
