@@ -51,6 +51,15 @@ def test_an_error_is_one_message_and_an_exit_code(tmp_path: Path, kind: str, cod
     assert (done.returncode, done.stdout, done.stderr) == (code, "True a b\n", "error: a.csv: row 3\n")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stage_whose_standard_streams_are_closed_works_all_the_same(tmp_path: Path, closed: str) -> None:
+    run_script(tmp_path, "import sys; sys.stdin.buffer.read(); sys.exit(7)")
+    command = f'exec "{sys.executable}" stage.py a b {closed}'
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     done = run_script(tmp_path, "raise KeyError('x')", "a", "b")
     assert done.returncode == 1

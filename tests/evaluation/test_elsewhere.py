@@ -17,7 +17,7 @@ from imagepipe.evaluation.elsewhere import Judged, check_replaceable, format_cla
 from imagepipe.evaluation.predictions import read_predictions
 from imagepipe.inference.inputs import Inputs
 from imagepipe.inference.predict import predict_images
-from imagepipe.models.classifier import build_classifier, save_classifier
+from imagepipe.models.classifier import Classifier, build_classifier, save_classifier
 from tests.conftest import ROOT
 from tests.data.made import make_usable
 from tests.inference.made import make_model
@@ -74,6 +74,16 @@ def test_class_folders_are_judged_by_name(here: Path) -> None:
     assert set(table["split"]) == {"test"}
     assert (judged.unreadable, judged.ignored) == ([], {})
     assert sorted(path.name for path in here.iterdir()) == ["m.safetensors", "new", "params.yaml"]
+
+
+def test_where_memory_is_short_the_batch_size_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    save_folders()
+    monkeypatch.setattr(Classifier, "forward", lambda *_: torch.empty(2**52, dtype=torch.uint8))
+    message = r"^out of memory while images are predicted \(.*\); reduce evaluate\.batch_size in params\.yaml, or free"
+    with pytest.raises(EnvironmentFault, match=message):
+        judge()
 
 
 def test_predictions_are_those_of_the_model(here: Path) -> None:

@@ -172,7 +172,10 @@ def break_model(error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_where_memory_is_short_the_batch_size_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
-    message = rf"test\.csv: out of memory while its images are predicted \({said}\); reduce evaluate\.batch_size"
+    message = (
+        rf"^out of memory while the images of .*test\.csv are predicted \({said}\); reduce evaluate\.batch_size, "
+        r"or free memory\.$"
+    )
     with pytest.raises(EnvironmentFault, match=message):
         break_model(error, tmp_path, monkeypatch)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from imagepipe.core.errors import InputError
+from imagepipe.core.errors import EnvironmentFault, InputError
 from imagepipe.core.parallel import LocalEngine, Lost
 from imagepipe.data.conversion import bring_batches, read_conversion
 from imagepipe.evaluation.predictions import predict_splits
 from imagepipe.inference import predict as module
 from imagepipe.inference.inputs import Inputs
 from imagepipe.inference.predict import Tally, describe_tally, predict_images, predict_pixels, predict_rows
-from imagepipe.models.classifier import save_classifier
+from imagepipe.models.classifier import Classifier, save_classifier
 from tests.data.made import draw_noise
 from tests.inference.made import make_model
 from tests.made import CLASSES, make_dataset
@@ -98,6 +98,14 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(InputError, match=r"^b\.png: its logits are not finite numbers; the model is broken: train it"):
+        predict_pixels(model, draw_noise(1, 8, 8, 1), ["b.png"])
+
+
+def test_where_memory_is_short_the_batch_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tmp_path / "m")
+    monkeypatch.setattr(Classifier, "forward", lambda *_: torch.empty(2**52, dtype=torch.uint8))
+    message = r"^out of memory while images are predicted \(.*can't allocate memory.*\); reduce --batch-size, or free"
+    with pytest.raises(EnvironmentFault, match=message):
         predict_pixels(model, draw_noise(1, 8, 8, 1), ["b.png"])
 
 

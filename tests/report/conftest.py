@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from imagepipe.evaluation.params import EvaluateParams
+from imagepipe.evaluation.params import EvaluateParams, LossParams
 from imagepipe.report.balance import BalanceParams, report_balance
 from imagepipe.report.results import write_results
 from tests.made import CLASSES, make_dataset
@@ -64,6 +64,6 @@ def folder(tmp_path: Path) -> Path:
 
 def write(folder: Path, predictions: pd.DataFrame) -> Path:
     """The results of `predictions`, in `folder/results`."""
-    train, loss = folder / "train", {"loss": "cross_entropy", "imbalance": "none"}
+    train, loss = folder / "train", LossParams(loss="cross_entropy", imbalance="none")
     write_results(predictions, folder / "images", folder / "balance", train, folder / "results", PARAMS, loss)
     return folder / "results"

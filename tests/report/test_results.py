@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagepipe.core.errors import InputError
+from imagepipe.evaluation.params import LossParams
 from imagepipe.evaluation.predictions import read_predictions
 from imagepipe.report.results import check_reports, name_loss, read_majority
 from tests.conftest import ROOT
@@ -29,7 +30,7 @@ def test_majority_is_read_from_the_train_rows(tmp_path: Path) -> None:
     ],
 )
 def test_the_loss_of_the_updates_by_its_name(loss: str, imbalance: str, name: str) -> None:
-    assert name_loss({"loss": loss, "imbalance": imbalance}) == name
+    assert name_loss(LossParams(loss=loss, imbalance=imbalance)) == name
 
 
 def test_every_table_and_figure_is_written(folder: Path) -> None:

@@ -9,7 +9,7 @@ from imagepipe.data.dataset import ManifestDataset
 from imagepipe.models.classifier import build_classifier
 from imagepipe.training import losses, optimisers
 from imagepipe.training.group import Group
-from imagepipe.training.setup import check_last_batch, sample_positions, set_up, share_size
+from imagepipe.training.setup import check_batch_norm, sample_positions, set_up, share_size
 from tests.made import make_model_info
 from tests.training.test_params import load_params, make_params
 
@@ -71,12 +71,23 @@ def test_shares_of_a_batch() -> None:
 
 
 def test_a_share_of_one_that_batch_norm_cannot_take_is_refused(made: Path) -> None:
-    """Twelve images in batches of four: three processes get two, one and one."""
+    """Twelve images: of four in a batch, three processes get two, one and one; ten leave two, for two processes."""
     data = ManifestDataset(made / "train.csv", made / "images")
     model = build_classifier(
         make_model_info().model_copy(update={"model": "cnn", "choices": {"base": 2, "stem": "pool", "dropout": 0.5}}), 1
     )
-    check_last_batch(model, data, 4, False, Group(size=2))
-    message = r"train\.batch_size: 4 leaves a last batch of one of 12 images among 3 processes, on which batch norm"
-    with pytest.raises(InputError, match=message):
-        check_last_batch(model, data, 4, False, Group(size=3))
+    check_batch_norm(model, data, 4, False, Group(size=2))
+    for drop_last in (False, True):
+        with pytest.raises(InputError) as caught:
+            check_batch_norm(model, data, 4, drop_last, Group(size=3))
+        assert str(caught.value) == (
+            "train.batch_size: 4 gives one of 3 processes a single image at a time, on which batch norm cannot train; "
+            "choose 6 or more."
+        )
+    check_batch_norm(model, data, 10, True, Group(size=2))
+    with pytest.raises(InputError) as caught:
+        check_batch_norm(model, data, 10, False, Group(size=2))
+    assert str(caught.value) == (
+        "train.batch_size: 10 leaves a last batch of one of 12 images among 2 processes, on which batch norm cannot "
+        "train; choose another size of 4 or more, or set train.drop_last to true."
+    )

@@ -21,7 +21,7 @@ from imagepipe.data.dataset import ManifestDataset
 from imagepipe.models.classifier import load_classifier
 from imagepipe.training.loop import measure
 from imagepipe.training.setup import sample_positions
-from imagepipe.training.train import Trained, report_memory, train_model
+from imagepipe.training.train import Trained, report_faults, train_model
 from tests.core.made import make_run
 from tests.data.test_params import AUGMENT
 from tests.made import make_conversion
@@ -350,8 +350,12 @@ def test_one_class_alone_is_refused_before_training(made: Path) -> None:
 
 
 def test_batches_of_one_that_batch_norm_cannot_take_are_refused(made: Path) -> None:
-    with pytest.raises(InputError, match=r"train\.batch_size: 1 leaves a last batch of one"):
-        run(made, model="cnn", cnn=CNN, batch_size=1)
+    message = (
+        r"^train\.batch_size: 1 gives the model a single image at a time, on which batch norm cannot train; choose 2 "
+        r"or more\.$"
+    )
+    with pytest.raises(InputError, match=message):
+        run(made, model="cnn", cnn=CNN, batch_size=1, drop_last=True)
 
 
 def test_all_train_images_in_one_batch(made: Path) -> None:
@@ -432,13 +436,13 @@ def test_weights_without_a_hash_are_refused_before_training(made: Path) -> None:
 )
 def test_where_memory_is_short_the_batch_size_is_named(error: Exception) -> None:
     message = r"^out of memory while training \(.*\); reduce train\.batch_size or train\.eval_batch_size, or the"
-    with pytest.raises(EnvironmentFault, match=message), report_memory():
+    with pytest.raises(EnvironmentFault, match=message), report_faults():
         raise error
 
 
 def test_torch_says_so_when_the_processor_has_no_memory_left() -> None:
     """More than any machine has, but less than torch refuses to count."""
-    with pytest.raises(EnvironmentFault, match=r"^out of memory while training"), report_memory():
+    with pytest.raises(EnvironmentFault, match=r"^out of memory while training"), report_faults():
         torch.empty(2**52, dtype=torch.uint8)
 
 
@@ -453,7 +457,7 @@ def test_torch_says_so_when_the_processor_has_no_memory_left() -> None:
 )
 def test_a_loading_process_that_has_ended_is_said(error: Exception) -> None:
     message = r"^a process that loads batches has ended \(.+\); memory may have been short: reduce run\.workers"
-    with pytest.raises(EnvironmentFault, match=message), report_memory():
+    with pytest.raises(EnvironmentFault, match=message), report_faults():
         raise error
 
 
@@ -465,7 +469,7 @@ def test_a_late_sign_of_its_end_does_not_cut_the_message() -> None:
 
     before = signal.signal(signal.SIGCHLD, raise_again)
     try:
-        with pytest.raises(EnvironmentFault, match="Connection reset by peer") as raised, report_memory():
+        with pytest.raises(EnvironmentFault, match="Connection reset by peer") as raised, report_faults():
             raise ConnectionResetError(104, "Connection reset by peer")
         signal.raise_signal(signal.SIGCHLD)
         assert "run.workers" in str(raised.value)
@@ -474,14 +478,14 @@ def test_a_late_sign_of_its_end_does_not_cut_the_message() -> None:
 
 
 def test_other_errors_go_their_way() -> None:
-    with pytest.raises(RuntimeError, match=r"^a bug$"), report_memory():
+    with pytest.raises(RuntimeError, match=r"^a bug$"), report_faults():
         raise RuntimeError("a bug")
 
 
 DEADLY = """
 import os, signal, torch
 from imagepipe.data.batches import LoaderOptions, make_eval_loader
-from imagepipe.training.train import report_memory
+from imagepipe.training.train import report_faults
 
 class Deadly(torch.utils.data.Dataset):
     def __len__(self):
@@ -491,7 +495,7 @@ class Deadly(torch.utils.data.Dataset):
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.zeros(1), 0
 
-with report_memory():
+with report_faults():
     list(make_eval_loader(Deadly(), 1, LoaderOptions(workers=1)))
 """
 

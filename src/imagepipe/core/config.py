@@ -31,6 +31,17 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class AnyParams(Params):
+    """A section that is shown as it stands: whatever its keys are, it has some."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the file says, in its order."""
+        return self.model_extra or {}
+
+
 Section = TypeVar("Section", bound=Params)
 
 

@@ -4,6 +4,7 @@ A stage's paths come as arguments.
 """
 
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Generator
@@ -41,6 +42,7 @@ def end_plainly() -> Generator[None]:
     """
     collect_seldom()
     warnings.showwarning = print_warning
+    open_streams()
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the program
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     try:
@@ -53,6 +55,13 @@ def end_plainly() -> Generator[None]:
     finally:
         stop_answering()
         collect_no_more()
+
+
+def open_streams() -> None:
+    """Let a standard stream that was closed before Python began (`<&-`, `>&-`) be empty, or go nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - kept open
 
 
 def check_encoding(encoding: str) -> None:

@@ -108,6 +108,7 @@ def predict_records(
     import torch
 
     from imagepipe.data.dataset import to_channels_first
+    from imagepipe.models.runtime import report_memory
 
     record_of = {record.key: record for record in sorted(records, key=lambda record: record.key)}
     images = [Foreign(key, cast("FileSlice", record.image)) for key, record in record_of.items()]
@@ -120,7 +121,8 @@ def predict_records(
         for keys, pixels in bring_batches(images, conversion, engine, batch_size, report, found.remarks):
             found.records += [record_of[key] for key in keys]
             found.hashes += [hash_pixels(conversion.image.mode, image) for image in pixels]
-            found.logits.append(model(to_channels_first(pixels)).numpy())
+            with report_memory("images are predicted", "reduce evaluate.batch_size in params.yaml, or free memory"):
+                found.logits.append(model(to_channels_first(pixels)).numpy())
             advance(len(keys))
     return found
 

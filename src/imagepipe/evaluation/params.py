@@ -1,8 +1,8 @@
-"""The `evaluate:` section of params.yaml."""
+"""The `evaluate:` section of params.yaml, and what of `train:` the curves are called by."""
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from imagepipe.core.config import Params
 
@@ -18,3 +18,12 @@ class EvaluateParams(Params):
     intended_use: str
     limits: str
     threads: Annotated[int, Field(ge=1, le=1024)]
+
+
+class LossParams(Params):
+    """What of `train:` in params.yaml says which loss the updates were made by."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    loss: str
+    imbalance: str

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from imagepipe.core.errors import EnvironmentFault, InputError, list_findings
+from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import SHARD_COLUMNS, DatasetInfo, list_user_columns, read_dataset_info, read_split
 from imagepipe.core.tables import parse_text_table, read_text_table
@@ -78,21 +78,14 @@ def predict_manifest(
 
     from imagepipe.data.batches import LoaderOptions, make_eval_loader
     from imagepipe.data.dataset import ManifestDataset
+    from imagepipe.models.runtime import report_memory
 
     dataset = ManifestDataset(path, images_dir, classes=model.info.classes, table=manifest)
-    try:
+    with report_memory(f"the images of {path} are predicted", "reduce evaluate.batch_size, or free memory"):
         dataset.load_pixels(cache, jobs)
         loader = make_eval_loader(dataset, batch_size, LoaderOptions(jobs=jobs))
         with torch.no_grad():
             return torch.cat([model(images) for images, _ in loader]).numpy()
-    except (MemoryError, RuntimeError) as error:  # torch has no kind of its own where the processor has no memory left
-        said = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, MemoryError) or "can't allocate memory" in said:
-            raise EnvironmentFault(
-                f"{path}: out of memory while its images are predicted ({said}); reduce evaluate.batch_size, or "
-                "free memory."
-            ) from error
-        raise
 
 
 def check_fit(model: "ModelInfo", info: DatasetInfo, model_path: Path) -> None:

@@ -122,13 +122,15 @@ def predict_rows(
 def predict_pixels(model: "Classifier", pixels: NDArray[np.uint8], paths: Sequence[str]) -> NDArray[np.float64]:
     """[torch] The probabilities (B, classes) of uint8 pixels (B, H, W, C): the softmax of the model's float32 logits.
 
-    Raises InputError, naming the path, where a logit is not a finite number.
+    Raises InputError, naming the path, where a logit is not a finite number, EnvironmentFault where memory does not
+    suffice.
     """
     import torch
 
     from imagepipe.data.dataset import to_channels_first
+    from imagepipe.models.runtime import report_memory
 
-    with torch.inference_mode():
+    with torch.inference_mode(), report_memory("images are predicted", "reduce --batch-size, or free memory"):
         logits = model(to_channels_first(pixels)).double()
         bad = (~logits.isfinite().all(dim=1)).nonzero().flatten()
     if len(bad):

@@ -1,6 +1,5 @@
 """What the evaluate stage leaves beside the page: tables and figures, all derived from the predictions table."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from imagepipe.evaluation.metrics import (
     tabulate_ranking,
     tabulate_scores,
 )
-from imagepipe.evaluation.params import EvaluateParams
+from imagepipe.evaluation.params import EvaluateParams, LossParams
 from imagepipe.evaluation.predictions import read_predictions
 from imagepipe.report.galleries import draw_gallery, pick_examples, pick_mistakes
 from imagepipe.report.plots import draw_confusion, draw_curves, draw_ranking, draw_reliability
@@ -41,12 +40,9 @@ def write_results(
     train_dir: Path,
     results_dir: Path,
     params: EvaluateParams,
-    train: Mapping[str, Any],
+    loss: LossParams,
 ) -> dict[str, Any]:
-    """Write tables and figures into `results_dir`, all or nothing; gives what `metrics.json` holds.
-
-    `train` is that section of params.yaml.
-    """
+    """Write tables and figures into `results_dir`, all or nothing; gives what `metrics.json` holds."""
     with replace_directory(results_dir) as staging:
         write_csv(staging / "predictions.csv", predictions)
         predictions = read_predictions(staging / "predictions.csv")  # all that follows can be derived from it again
@@ -54,7 +50,7 @@ def write_results(
         majority = read_majority(balance_dir / "counts.csv")
         metrics = write_figures(predictions, float((test["class"] == majority).mean()), params, staging)
         history, steps = (pd.read_csv(train_dir / name) for name in ("history.csv", "steps.csv"))
-        draw_curves(history, steps, name_loss(train), staging / "curves.png")
+        draw_curves(history, steps, name_loss(loss), staging / "curves.png")
         mistakes = pick_mistakes(test, params.gallery)
         wrong = int((test["class"] != test["predicted"]).sum())
         title = f"the {len(mistakes)} worst of {wrong} mistakes on test" if wrong else "no mistake on test"
@@ -92,11 +88,11 @@ def write_figures(predictions: pd.DataFrame, baseline: float, params: EvaluatePa
     return metrics
 
 
-def name_loss(train: Mapping[str, Any]) -> str:
-    """What the updates were made by, from `train.loss` and `train.imbalance`; nll is the cross-entropy, too."""
-    name = "focal" if train["imbalance"] == "focal" else train["loss"]
+def name_loss(params: LossParams) -> str:
+    """What the updates were made by; nll is the cross-entropy, too."""
+    name = "focal" if params.imbalance == "focal" else params.loss
     name = "cross_entropy" if name == "nll" else name
-    return f"{name}, classes weighted" if train["imbalance"] == "class_weights" else name
+    return f"{name}, classes weighted" if params.imbalance == "class_weights" else name
 
 
 def stack_tables(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

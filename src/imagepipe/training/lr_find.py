@@ -24,9 +24,9 @@ from imagepipe.core.run import RunParams
 from imagepipe.training.group import ALONE
 from imagepipe.training.loop import Row, State, list_gpus, make_step, run_batches
 from imagepipe.training.optimisers import make_optimiser
-from imagepipe.training.params import TrainParams
+from imagepipe.training.params import MOST, TrainParams
 from imagepipe.training.setup import choose_options, open_loaders, set_up, weigh_classes
-from imagepipe.training.train import report_memory
+from imagepipe.training.train import report_faults
 
 BLOWN_UP = 4  # times the least smoothed loss, above which the test stops
 AVERAGED = 0.1  # share of the updates that the running average reaches back over
@@ -45,8 +45,10 @@ class Sweep:
     updates: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.lowest < self.highest < math.inf:
-            raise InputError(f"learning rates from {self.lowest:g} to {self.highest:g}; expected 0 < from < to.")
+        if not 0 < self.lowest < self.highest <= MOST:
+            raise InputError(
+                f"learning rates from {self.lowest:g} to {self.highest:g}; expected 0 < from < to <= {MOST:g}."
+            )
         if self.updates < 2:
             raise InputError(f"learning rates that rise over {self.updates} updates; expected 2 or more.")
 
@@ -63,7 +65,7 @@ def trace_run(manifests_dir: Path, images_dir: Path, params: TrainParams, run: R
     the train stage raises before its first update.
     """
     setup = set_up(manifests_dir, images_dir, params)
-    with report_memory(), make_bar() as bar:
+    with report_faults(), make_bar() as bar:
         loaders = open_loaders(setup, None, params, choose_options(run, setup.device, ALONE))
         model, class_weights = setup.model.to(setup.device), weigh_classes(params, setup.info, setup.device)
         task = bar.add_task("lr-find", total=sweep.updates * setup.batch_size)

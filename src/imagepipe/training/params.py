@@ -9,8 +9,9 @@ from imagepipe.data.params import AugmentParams
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+MOST = 1e9  # far beyond what trains; products of two such still are float32
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=MOST)]
 Name = Annotated[str, StringConstraints(min_length=1)]  # of an entry of a table, which says whether there is one
 
 

@@ -61,7 +61,7 @@ def set_up(manifests_dir: Path, images_dir: Path, params: TrainParams, group: Gr
     notes = load_pretrained(model, params.pretrained)
     freeze(model, params.freeze)
     batch_size = len(train) if params.batch_size == "all" else params.batch_size
-    check_last_batch(model, train, batch_size, params.drop_last, group)
+    check_batch_norm(model, train, batch_size, params.drop_last, group)
     return Setup(info, device, train, val, model, batch_size, notes)
 
 
@@ -165,24 +165,35 @@ def describe_model(params: TrainParams, info: DatasetInfo, manifests_dir: Path) 
     )
 
 
-def check_last_batch(
+def check_batch_norm(
     model: Classifier, train: ManifestDataset, batch_size: int, drop_last: bool, group: Group = ALONE
 ) -> None:
     """Raise InputError where a process gets a single image of a batch and the model's batch norm cannot train on it."""
-    batches = [batch_size] if batch_size <= len(train) else []
-    if not drop_last and len(train) % batch_size:
-        batches.append(len(train) % batch_size)
-    if all(share_size(batch, rank, group.size) != 1 for batch in batches for rank in range(group.size)):
+    enough = f"{2 * group.size} or more"
+    rest = 0 if drop_last else len(train) % batch_size
+    if batch_size <= len(train) and leaves_one(batch_size, group):
+        one = f"one of {group.size} processes" if group.size > 1 else "the model"
+        problem = (
+            f"{batch_size} gives {one} a single image at a time, on which batch norm cannot train; choose {enough}."
+        )
+    elif leaves_one(rest, group):
+        among = f" among {group.size} processes" if group.size > 1 else ""
+        problem = (
+            f"{batch_size} leaves a last batch of one of {len(train)} images{among}, on which batch norm cannot train; "
+            f"choose another size of {enough}, or set train.drop_last to true."
+        )
+    else:
         return
     image, _ = train[0]
     try:
         copy.deepcopy(model).train()(image[None])
     except ValueError as error:
-        among = f" among {group.size} processes" if group.size > 1 else ""
-        raise InputError(
-            f"train.batch_size: {batch_size} leaves a last batch of one of {len(train)} images{among}, on which batch "
-            "norm cannot train; choose another size above 1, or set train.drop_last to true."
-        ) from error
+        raise InputError(f"train.batch_size: {problem}") from error
+
+
+def leaves_one(samples: int, group: Group) -> bool:
+    """Whether a process gets just one of a batch's samples."""
+    return any(share_size(samples, rank, group.size) == 1 for rank in range(group.size))
 
 
 def share_size(samples: int, rank: int, world_size: int) -> int:

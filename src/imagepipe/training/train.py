@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from imagepipe.core.errors import EnvironmentFault
 from imagepipe.core.run import RunParams, find_cache_root
 from imagepipe.data.batches import make_eval_loader
 from imagepipe.models.classifier import Classifier, save_classifier
+from imagepipe.models.runtime import report_memory
 from imagepipe.training.checkpoints import Checkpoints
 from imagepipe.training.diagnosis import suggest_remedy
 from imagepipe.training.group import ALONE, Group
@@ -84,7 +83,7 @@ def train_model(
     key = identify_run(params, info, manifests_dir, device)
     checkpoints = Checkpoints(find_cache_root(run) / "checkpoints", key, 60 * run.checkpoint_minutes, group)
     images_per_epoch = min(len(train), len(loaders.train) * setup.batch_size)
-    with report_memory(), Progress(params.epochs, images_per_epoch, shown=group.leads) as progress:
+    with report_faults(), Progress(params.epochs, images_per_epoch, shown=group.leads) as progress:
         result = fit(model, loaders, train_sample, params, progress, write, class_weights, checkpoints, group)
     model.load_state_dict(result.kept_weights)
     if group.leads:
@@ -95,18 +94,14 @@ def train_model(
 
 
 @contextmanager
-def report_memory() -> Generator[None]:
+def report_faults() -> Generator[None]:
     """Say what helps where memory is short, or a process that loads batches has ended."""
+    remedy = "reduce train.batch_size or train.eval_batch_size, or the size of the model"
     try:
-        yield
-    # torch has a kind of its own for GPUs alone; a loading process that dies while it hands a batch over breaks a pipe
-    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
+        with report_memory("training", remedy):
+            yield
+    except (RuntimeError, ConnectionError, EOFError) as error:  # one that dies as it hands a batch over breaks a pipe
         said = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
-            raise EnvironmentFault(
-                f"out of memory while training ({said}); reduce train.batch_size or train.eval_batch_size, or the "
-                "size of the model."
-            ) from error
         if "DataLoader worker" in said or isinstance(error, ConnectionError | EOFError):
             if threading.current_thread() is threading.main_thread():
                 # torch's handler raises at every further sign of that process's end, and would cut this message short
