@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from imagepipe.sources.records import Record
@@ -21,9 +21,11 @@ from tests.forked import Forking
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-settings.register_profile("ci", derandomize=True)  # the same examples each time: CI judges the change, not its luck
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# The same examples each time, however long a busy machine takes over one: the change is judged, not its luck.
+settings.register_profile(
+    "imagepipe", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("imagepipe")
 
 GIT_NAME = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
 

@@ -294,7 +294,7 @@ def test_lr_find_warns_in_one_line_as_train_does(imagepipe: Imagepipe, made: Pat
             ["absent"],
             "absent/dataset.json: cannot be read: No such file or directory. Run the split stage first.",
         ),
-        (["--from", "0.1", "--to", "0.1"], "learning rates from 0.1 to 0.1; expected 0 < from < to <= 1e+09."),
+        (["--from", "0.1", "--to", "0.1"], "learning rates from 0.1 to 0.1; expected 0 < from < to <= 1e+38."),
         (["--updates", "1"], "learning rates that rise over 1 updates; expected 2 or more."),
     ],
     ids=["no manifests", "rates", "updates"],

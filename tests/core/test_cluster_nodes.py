@@ -281,7 +281,7 @@ def run_python(script: str, *arguments: str, **environment: str) -> tuple[str, s
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
         capture_output=True,
         text=True,
-        timeout=120.0,
+        timeout=600.0,
         check=False,
     )
     return done.stdout, done.stderr

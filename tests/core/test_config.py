@@ -108,7 +108,7 @@ NEAR_DATES = st.from_regex(r"[0-9]{4}-[01][0-9]-[0-3][0-9]([T ][0-9]{2}:[0-9]{2}
     | st.text(st.characters(codec="utf-8"), max_size=8)
 )
 @example("2024-02-30")
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_reads_what_dvc_reads(scalar: str) -> None:
     text = f"x: {scalar}\n"
     try:

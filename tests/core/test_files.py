@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imagepipe.core import files
@@ -362,7 +362,6 @@ def format_with_pandas(table: pd.DataFrame) -> bytes:
     return text.encode()
 
 
-@settings(deadline=None)
 @given(make_frames(), st.data())
 def test_every_table_has_the_bytes_that_pandas_gives_it(table: pd.DataFrame, data: st.DataObject) -> None:
     positions = np.array(data.draw(st.lists(st.sampled_from(range(len(table))))) if len(table) else [], np.int64)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -86,8 +87,18 @@ def wait_for(process: "subprocess.Popen[str]", line: str) -> None:
 
 
 def read_rest(process: "subprocess.Popen[str]") -> str:
-    """What is printed until the last process that holds the pipe has ended."""
-    return process.communicate(timeout=60)[0]
+    """What is printed until the last process that holds the pipe has ended.
+
+    Not by `communicate`, which with a time-out passes over what `readline` has taken from the pipe already.
+    """
+    assert process.stdout is not None
+    limit = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+    limit.start()
+    try:
+        return process.stdout.read()
+    finally:
+        limit.cancel()
+        process.wait()
 
 
 def list_names(folder: Path) -> set[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imagepipe.core.errors import InputError
@@ -81,7 +81,6 @@ def test_orders_classes(names: list[str], ordered: list[str]) -> None:
     assert order_classes(names) == ordered
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=5)))
 def test_the_order_of_classes_does_not_depend_on_that_of_the_rows(names: list[str]) -> None:
     assert order_classes(names) == order_classes(reversed(names))

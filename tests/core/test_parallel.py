@@ -330,7 +330,7 @@ def leave_unclearly_at_first(items: Sequence[int], trace: Path) -> list[int]:
     if 3 in items:
         with trace.open("a") as file:
             file.write("x")
-        os._exit(7 if trace.stat().st_size > parallel.TRIES else parallel.UNKNOWN_EXIT)
+        os._exit(7 if trace.stat().st_size >= parallel.TRIES else parallel.UNKNOWN_EXIT)
     return square(items)
 
 

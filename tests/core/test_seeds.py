@@ -2,7 +2,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imagepipe.core.seeds import derive_seed, draw_uniform, hash_positions
@@ -26,7 +26,6 @@ def test_parts_do_not_run_together() -> None:
     assert derive_seed(1, "1", 0) != derive_seed(11, "", 0)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**63 - 1), st.text(), st.integers(0, 10**9))
 def test_is_a_seed_itself(seed: int, purpose: str, index: int) -> None:
     assert 0 <= derive_seed(seed, purpose, index) < 2**63

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imagepipe.core import tables as module
@@ -232,7 +232,6 @@ def read_with_csv(data: bytes, name: str) -> list[list[str]]:
     return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
 
 
-@settings(deadline=None)
 @given(
     st.one_of(TEXTS, make_tables()),
     st.sampled_from(["x.csv", "x.tsv"]),

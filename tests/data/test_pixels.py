@@ -570,7 +570,11 @@ def test_two_processes_build_one_entry(tmp_path: Path) -> None:
     for process in started:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    ended = [process.communicate("\n") for process in started]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ended = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0, 0], ended
     assert not list((tmp_path / "cache").glob(".*"))
 

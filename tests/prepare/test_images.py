@@ -316,7 +316,7 @@ SAMPLES = {
 }
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(SAMPLES)), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=5))
 def test_damage_gives_pixels_or_a_reason(kind: str, damage: list[tuple[int, int]]) -> None:
     data = bytearray(SAMPLES[kind])

@@ -155,7 +155,7 @@ WEIGHTS = st.tuples(st.integers(1, 5), st.integers(0, 3), st.integers(0, 2))
 SEEDS = st.integers(0, 2**63 - 1)
 COUNTING = st.sampled_from(["official", "stratified", "random"])
 ALL = ["official", "stratified", "group", "hash", "kfold", "random", "ordered"]
-always = settings(deadline=None, derandomize=True, max_examples=60)
+always = settings(max_examples=60)
 
 
 def make_shares(weights: tuple[int, int, int]) -> tuple[float, float, float]:

@@ -22,7 +22,7 @@ from imagepipe.sources.records import Record
 
 PIXEL = np.zeros((1, 1), np.uint8)
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
-always = settings(deadline=None, derandomize=True, max_examples=60)
+always = settings(max_examples=60)
 
 
 def make_record(key: str, class_name: str = "a", group: str = "") -> Record:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imagepipe.core.errors import EnvironmentFault, InputError
@@ -635,7 +635,6 @@ LETTERS = st.characters(exclude_categories=["Cc", "Cs"])
 NAMES = st.text(LETTERS, min_size=1, max_size=120) | st.integers(1, 300).map(lambda length: "x" * length)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(NAMES.map(lambda name: f"{name}."), st.integers(0, 1100), max_size=5))
 def test_our_tar_is_read_as_tarfile_reads_it(sizes: dict[str, int]) -> None:
     out = io.BytesIO()

@@ -147,16 +147,22 @@ def test_a_run_of_the_same_key_that_ends_meanwhile_harms_nobody(tmp_path: Path) 
     """Its folder goes again and again while this run saves; without another try, one of the writes would fail."""
     mine, others = open_checkpoints(tmp_path), open_checkpoints(tmp_path)
     ended = threading.Event()
+    saved = [0]
 
     def end_again_and_again() -> None:
-        while not ended.wait(0.03):
-            others.remove()
+        """At any moment of a save, but not of the next one, which may be the same one's next try."""
+        before = 0
+        while not ended.wait(0.001):
+            if saved[0] >= before + 2:
+                others.remove()
+                before = saved[0]
 
     with ThreadPoolExecutor() as threads:
         ending = threads.submit(end_again_and_again)
         try:
             for update in range(500):
                 mine.save(update, STATE)
+                saved[0] += 1
         finally:
             ended.set()
     ending.result()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,8 +273,9 @@ def test_a_killed_process_costs_a_start_and_no_byte(make_project: Callable[..., 
 def find_rank(stage: subprocess.Popen[str], rank: int) -> psutil.Process:
     """The process of that rank among those that a stage started."""
     for child in psutil.Process(stage.pid).children(recursive=True):
-        if child.environ().get("RANK") == str(rank):
-            return child
+        with suppress(psutil.NoSuchProcess):
+            if child.environ().get("RANK") == str(rank):
+                return child
     raise LookupError(rank)
 
 

@@ -132,6 +132,8 @@ def test_the_ends_of_the_ranges_are_valid(tmp_path: Path, changes: dict[str, Any
         ("lr", float("inf"), "finite number"),
         ("lr", "0.1", "number"),
         ("weight_decay", -0.1, "greater than or equal to 0"),
+        ("weight_decay", 1e300, "less than or equal to 1000000"),
+        ("lr", 1e300, "less than or equal to 1000000"),
         ("warmup", 1.0, "less than 1"),
         ("clip_norm", -0.1, "greater than or equal to 0"),
         ("ema_decay", 1.0, "less than 1"),

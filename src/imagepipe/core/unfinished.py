@@ -67,7 +67,15 @@ def is_abandoned(path: Path) -> bool:
         return False
     if os.name == "posix" and named[2] == name_place():
         return not is_alive(int(named[1]))
-    return time.time() - max(map(read_time, [path, *path.glob("*")])) > DAY
+    return time.time() - max(map(read_time, [path, *list_inside(path)])) > DAY
+
+
+def list_inside(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it is a file, or has just got its name."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def is_alive(process: int) -> bool:

@@ -9,9 +9,9 @@ from imagepipe.data.params import AugmentParams
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-MOST = 1e9  # far beyond what trains; products of two such still are float32
+MOST = 1e38  # where float32 ends, nearly
 Positive = Annotated[float, Field(gt=0, le=MOST)]
-NotNegative = Annotated[float, Field(ge=0, le=MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Name = Annotated[str, StringConstraints(min_length=1)]  # of an entry of a table, which says whether there is one
 
 
