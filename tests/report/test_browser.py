@@ -213,6 +213,14 @@ def test_it_prints_all_mistakes_and_nothing_to_click(browser: Browser, plain: Pa
     assert (read_arrow(page, 0), read_arrow(page, 2)) == ('""', '" ↓"')
 
 
+def test_no_column_of_a_table_is_cut_off_on_paper(browser: Browser, plain: Path) -> None:
+    """A4 less Chromium's usual margins is 718 pixels wide."""
+    page = Watched(browser, plain, viewport={"width": 718, "height": 1000}).page
+    page.emulate_media(media="print")
+    tables = page.locator(".wide:visible").evaluate_all("all => all.map(e => [e.scrollWidth, e.clientWidth])")
+    assert [needed - given for needed, given in tables] == [0] * len(tables)
+
+
 def test_a_narrow_window_has_two_pictures_side_by_side(browser: Browser, plain: Path) -> None:
     page = Watched(browser, plain, viewport={"width": 320, "height": 900}).page
     columns = page.evaluate("getComputedStyle(document.getElementById('mistakes')).gridTemplateColumns.split(' ')")
