@@ -342,6 +342,15 @@ def test_summary_names_what_is_not_there(imagepipe: Imagepipe, result: Path, abs
     assert done.stderr == f"error: {absent}: not there; run `make repro` first.\n"
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"test": []}', '{"test": {"accuracy": null}}'])
+def test_summary_says_that_the_metrics_are_damaged(imagepipe: Imagepipe, result: Path, content: str) -> None:
+    (result / "reports" / "evaluate" / "metrics.json").write_text(content)
+    done = imagepipe("summary")
+    assert (done.returncode, done.stdout) == (2, "")
+    said = r"error: reports/evaluate/metrics\.json: damaged \(.*\); run `make repro` again\.\n"
+    assert re.fullmatch(said, done.stderr)
+
+
 def test_summary_needs_params(imagepipe: Imagepipe, result: Path) -> None:
     (result / "params.yaml").unlink()
     done = imagepipe("summary")

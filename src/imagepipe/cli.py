@@ -293,7 +293,7 @@ def summary() -> None:
     try:
         found = json.loads(metrics.read_bytes())["test"]
         print(describe_accuracy(found, confidence))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{metrics}: damaged ({error}); run `make repro` again.") from error
     print(f"report: {page}")
 
