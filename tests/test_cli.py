@@ -157,13 +157,17 @@ def test_show_starts_and_ends_where_asked(imagepipe: Imagepipe, animals: Path) -
             [],
             "data/manifests/train.csv: cannot be read: No such file or directory. Run the stage that writes it first.",
         ),
+        (
+            ["animals.csv", "pictures", "-o", "x.jpg"],
+            "--out: x.jpg: the picture is written as PNG; give a name that ends in .png.",
+        ),
     ],
-    ids=["beyond the end", "absent images", "absent table"],
+    ids=["beyond the end", "absent images", "absent table", "another ending"],
 )
 def test_show_names_what_is_wrong(imagepipe: Imagepipe, animals: Path, arguments: list[str], message: str) -> None:
     done = imagepipe("show", *arguments)
     assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
-    assert not (animals / "show.png").exists()
+    assert not {path.name for path in animals.iterdir()} & {"show.png", "x.jpg"}
 
 
 @pytest.mark.slow
@@ -296,13 +300,14 @@ def test_lr_find_warns_in_one_line_as_train_does(imagepipe: Imagepipe, made: Pat
         ),
         (["--from", "0.1", "--to", "0.1"], "learning rates from 0.1 to 0.1; expected 0 < from < to <= 1e+38."),
         (["--updates", "1"], "learning rates that rise over 1 updates; expected 2 or more."),
+        (["-o", "x.pdf"], "--out: x.pdf: the picture is written as PNG; give a name that ends in .png."),
     ],
-    ids=["no manifests", "rates", "updates"],
+    ids=["no manifests", "rates", "updates", "another ending"],
 )
 def test_lr_find_names_what_is_wrong(imagepipe: Imagepipe, made: Path, arguments: list[str], message: str) -> None:
     done = imagepipe("lr-find", *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
-    assert not (made / "lr-find.png").exists()
+    assert not {path.name for path in made.iterdir()} & {"lr-find.png", "x.pdf"}
 
 
 @pytest.mark.slow
@@ -340,6 +345,15 @@ def test_summary_names_what_is_not_there(imagepipe: Imagepipe, result: Path, abs
     done = imagepipe("summary")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {absent}: not there; run `make repro` first.\n"
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"test": []}', '{"test": {"accuracy": null}}'])
+def test_summary_says_that_the_metrics_are_damaged(imagepipe: Imagepipe, result: Path, content: str) -> None:
+    (result / "reports" / "evaluate" / "metrics.json").write_text(content)
+    done = imagepipe("summary")
+    assert (done.returncode, done.stdout) == (2, "")
+    said = r"error: reports/evaluate/metrics\.json: damaged \(.*\); run `make repro` again\.\n"
+    assert re.fullmatch(said, done.stderr)
 
 
 def test_summary_needs_params(imagepipe: Imagepipe, result: Path) -> None:

@@ -24,6 +24,16 @@ app = typer.Typer(
 )
 
 
+def check_ending(out: Path) -> Path:
+    """Raise InputError for the name of a picture that would be no PNG."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out: {out}: the picture is written as PNG; give a name that ends in .png.")
+    return out
+
+
+PngFile = Annotated[Path, typer.Option("--out", "-o", callback=check_ending, help="the picture to write, a .png")]
+
+
 @app.callback()
 def describe() -> None:
     """Keep subcommands as subcommands, however many there are."""
@@ -51,7 +61,7 @@ def show(
     images: Annotated[Path, typer.Argument(help="the folder that its paths are below")] = Path("data/images"),
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=400, help="samples to show")] = 16,
     first: Annotated[int, typer.Option("--first", min=0, help="number of the first sample, from 0")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="the picture to write")] = Path("show.png"),
+    out: PngFile = Path("show.png"),
 ) -> None:
     """Print shape, dtype, pixel range and class of samples, and draw them as a captioned grid."""
     from imagepipe.data.dataset import ManifestDataset
@@ -79,7 +89,7 @@ def find_learning_rate(
     lowest: Annotated[float, typer.Option("--from", help="the learning rate to begin with")] = 1e-6,
     highest: Annotated[float, typer.Option("--to", help="the learning rate to end with")] = 1.0,
     updates: Annotated[int, typer.Option("--updates", "-n", help="updates between the two, 2 or more")] = 100,
-    out: Annotated[Path, typer.Option("--out", "-o", help="the picture to write")] = Path("lr-find.png"),
+    out: PngFile = Path("lr-find.png"),
 ) -> None:
     """Draw the loss while the learning rate rises, and suggest a rate; the train section of params.yaml says for what.
 
@@ -293,7 +303,7 @@ def summary() -> None:
     try:
         found = json.loads(metrics.read_bytes())["test"]
         print(describe_accuracy(found, confidence))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{metrics}: damaged ({error}); run `make repro` again.") from error
     print(f"report: {page}")
 

@@ -192,8 +192,37 @@ def test_without_scripts_everything_is_there(browser: Browser, plain: Path) -> N
     assert page.locator("#per-class tbody tr").count() == 3
 
 
-def test_it_prints(browser: Browser, plain: Path) -> None:
+def read_arrow(page: Page, heading: int) -> str:
+    return page.evaluate(
+        "place => getComputedStyle(document.querySelectorAll('#per-class button')[place], '::after').content", heading
+    )
+
+
+def test_it_prints_all_mistakes_and_nothing_to_click(browser: Browser, plain: Path) -> None:
+    """But the arrow of the heading that the table is sorted by: on paper, too, it says so."""
     page = Watched(browser, plain).page
+    page.get_by_label("true class").select_option("cat")
+    page.get_by_role("button", name="predicted").click()
+    assert page.locator("#mistakes > li:visible").count() == 2
+    assert read_arrow(page, 0) == '" ↕"'
     assert page.pdf(format="A4").startswith(b"%PDF")
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
+    assert not page.locator(".filters").is_visible()
+    assert page.locator("#mistakes > li:visible").count() == 4
+    assert (read_arrow(page, 0), read_arrow(page, 2)) == ('""', '" ↓"')
+
+
+def test_no_column_of_a_table_is_cut_off_on_paper(browser: Browser, plain: Path) -> None:
+    """A4 less Chromium's usual margins is 718 pixels wide."""
+    page = Watched(browser, plain, viewport={"width": 718, "height": 1000}).page
+    page.emulate_media(media="print")
+    tables = page.locator(".wide:visible").evaluate_all("all => all.map(e => [e.scrollWidth, e.clientWidth])")
+    assert [needed - given for needed, given in tables] == [0] * len(tables)
+
+
+def test_a_narrow_window_has_two_pictures_side_by_side(browser: Browser, plain: Path) -> None:
+    page = Watched(browser, plain, viewport={"width": 320, "height": 900}).page
+    columns = page.evaluate("getComputedStyle(document.getElementById('mistakes')).gridTemplateColumns.split(' ')")
+    assert len(columns) == 2
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320

@@ -166,6 +166,15 @@ def test_a_picture_is_found_by_its_pixels_and_not_believed_where_they_have_chang
     assert find_pictures({first, second, third, "0" * 64}, [tmp_path / "project"]).keys() == {first}
 
 
+def test_a_damaged_manifest_costs_its_pictures_alone(tmp_path: Path, dataset: pd.DataFrame) -> None:
+    path = tmp_path / "project" / "data" / "manifests" / "train.csv"
+    path.write_text("path,label\na.png,0\n")
+    said = rf"the page shows no images of a manifest that cannot be read: {re.escape(str(path))}: the columns class, .*"
+    with pytest.warns(UserWarning, match=said):
+        reader, _ = read_page(tmp_path, compare_dataset(tmp_path, dataset), [tmp_path / "project"])
+    assert reader.alternatives == ["00003", "00002", "00005", "00004"]
+
+
 def test_images_that_are_not_at_hand_have_their_key_alone(tmp_path: Path) -> None:
     reader, _ = read_page(tmp_path, make_comparison(tmp_path, (2, 2, 2, 0)))
     assert "img" not in reader.tags

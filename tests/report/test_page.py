@@ -2,6 +2,8 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from imagepipe.core.manifest import DatasetInfo
 from imagepipe.report.page import (
     flatten_values,
@@ -115,10 +117,34 @@ def test_the_page_says_what_the_data_is(folder: Path) -> None:
     text = " ".join(Reader(write_report(folder, make_info(source=source, split=split))).text.split())
     assert "SVHN, split digits (https://x)" in text
     assert "1,300 train, 3 val, 6 test; 8×8 pixels, L" in text
-    assert "test as shipped by the source, the rest stratified, seed 7" in text
-    info = make_info(split=split | {"official": {"test": "val"}})
-    text = " ".join(Reader(write_report(folder, info)).text.split())
-    assert "test is what the source calls val, the rest stratified, seed 7" in text
+
+
+@pytest.mark.parametrize(
+    ("strategy", "official", "val", "said"),
+    [
+        ("stratified", {}, 3, "stratified, seed 7"),
+        ("group", {}, 3, "group, seed 7"),
+        ("kfold", {}, 0, "kfold, seed 7"),
+        ("official", {}, 3, "stratified, seed 7"),
+        ("official", {"test": "test"}, 3, "test as shipped by the source, the rest stratified, seed 7"),
+        ("official", {"test": "test"}, 0, "test as shipped by the source, the rest is train"),
+        ("official", {"test": "val"}, 3, "test is what the source calls val, the rest stratified, seed 7"),
+        ("official", {"val": "val"}, 3, "val as shipped by the source, the rest stratified, seed 7"),
+        (
+            "official",
+            {"test": "test", "val": "val"},
+            3,
+            "test as shipped by the source, val as shipped by the source, the rest is train",
+        ),
+    ],
+)
+def test_the_page_says_how_the_splits_were_made(
+    folder: Path, strategy: str, official: dict[str, str], val: int, said: str
+) -> None:
+    split = {"strategy": strategy, "seed": 7, "official": official, "leaks": "auto"}
+    counts = {"train": {"cat": 20}, "val": {"cat": val}, "test": {"cat": 6}}
+    text = " ".join(Reader(write_report(folder, make_info(split=split, counts=counts))).text.split())
+    assert f" Split{said} Left out" in text
 
 
 def test_names_that_look_like_markup_are_shown_as_text(folder: Path) -> None:

@@ -15,7 +15,8 @@ from imagepipe.training.diagnosis import suggest_remedy
         (1.00, 1.00, 0.98, "train and val are close, and both are good"),
         (1.00, 1.00, 1.00, "val is hardly better"),
         (0.70, 0.69, 0.10, "even train is not learnt (bias)"),
-        (0.70, 0.60, 0.10, "train is learnt by heart (variance)"),
+        (0.70, 0.60, 0.10, "even train is not learnt (bias)"),
+        (0.425, 0.292, 0.10, "even train is not learnt (bias)"),
         (1.00, 0.90, 0.10, "train is learnt by heart (variance)"),
         (0.99, 0.98, 0.10, "train and val are close, and both are good"),
         (0.90, 0.95, 0.10, "train and val are close, and both are good"),
@@ -23,3 +24,10 @@ from imagepipe.training.diagnosis import suggest_remedy
 )
 def test_what_is_suggested(train: float, val: float, baseline: float, beginning: str) -> None:
     assert suggest_remedy(train, val, baseline).startswith(beginning)
+
+
+@pytest.mark.parametrize(("val", "is_wide"), [(0.69, False), (0.60, True)])
+def test_where_train_is_not_learnt_a_wide_gap_is_said_too(val: float, is_wide: bool) -> None:
+    suggestion = suggest_remedy(0.70, val, 0.10)
+    assert suggestion.endswith("; the gap to val is wide, too (variance), but comes second.") == is_wide
+    assert "smaller model" not in suggestion

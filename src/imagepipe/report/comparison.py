@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -163,14 +164,21 @@ def list_pictured(pair: Pair) -> list[ChangedImage]:
 
 
 def find_pictures(wanted: set[str], projects: Sequence[Path]) -> dict[str, str]:
-    """Hash of the pixels → data URI, of the images that a project's manifests name and that lie there unchanged."""
+    """Hash of the pixels → data URI, of the images that a project's manifests name and that lie there unchanged.
+
+    A manifest that cannot be read is left out with a warning.
+    """
     pictures: dict[str, str] = {}
     for folder in projects:
         for split in SPLITS:
             path = folder / MANIFESTS / f"{split}.csv"
             if not path.is_file() or wanted <= pictures.keys():
                 continue
-            table = read_manifest(path)
+            try:
+                table = read_manifest(path)
+            except InputError as error:
+                warnings.warn(f"the page shows no images of a manifest that cannot be read: {error}", stacklevel=2)
+                continue
             rows = table[table["pixel_sha256"].isin(wanted - pictures.keys())].drop_duplicates("pixel_sha256")
             files = list_image_files(rows, folder / IMAGES)
             for index, pixel_sha256 in enumerate(rows["pixel_sha256"].tolist()):
