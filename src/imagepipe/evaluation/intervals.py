@@ -47,6 +47,19 @@ def is_grouped(units: NDArray[np.int64]) -> bool:
     return count_units(units) < len(units)
 
 
+def bound_groups(
+    value: float, units: NDArray[np.int64], confidence: float, most: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
+    """A mean over images with an interval that has width, where all resamples over groups, `units` (N,), agree.
+
+    That no group is seen to differ leaves room for as many as the upper bound of Wilson's interval for none of so many
+    groups. One group alone says nothing of others: the interval is all that there is, `most`.
+    """
+    count = count_units(units)
+    reach = measure_proportion(0, count, confidence).high if count > 1 else most[1] - most[0]
+    return Interval(value, max(most[0], value - reach), min(most[1], value + reach))
+
+
 def resample(units: NDArray[np.int64], resamples: int) -> Iterator[NDArray[np.float64]]:
     """How often each image (N,) is in each of the bootstrap's resamples, which draw as many units as there are.
 
@@ -66,13 +79,14 @@ def take_percentiles(
     """Low and high bounds of each column of `draws` (resamples, columns), which `resample` of `units` has given.
 
     What is not defined in a resample, as the recall of a class that is not in it, does not count. NaN where a column
-    holds nothing else, and where there is but one unit, which says nothing of others.
+    holds nothing else, where there is but one unit, which says nothing of others, and where all resamples agree, as on
+    the F1 of a class without a mistake: that they do does not make it certain.
     """
     bounds = np.full((2, draws.shape[1]), np.nan)
-    defined = np.isfinite(draws).any(axis=0)
-    if count_units(units) > 1 and defined.any():
+    varied = np.nanmin(draws, axis=0, initial=np.inf) < np.nanmax(draws, axis=0, initial=-np.inf)
+    if count_units(units) > 1 and varied.any():
         tail = 100 * find_tail(units, confidence)
-        bounds[:, defined] = np.nanpercentile(draws[:, defined], [tail, 100 - tail], axis=0)
+        bounds[:, varied] = np.nanpercentile(draws[:, varied], [tail, 100 - tail], axis=0)
     return bounds[0], bounds[1]
 
 

@@ -32,7 +32,7 @@ from imagepipe.evaluation.calibration import (
 )
 from imagepipe.evaluation.intervals import (
     Interval,
-    count_units,
+    bound_groups,
     is_grouped,
     measure_proportion,
     number_groups,
@@ -138,8 +138,9 @@ def find_matthews(counts: Counts) -> float:
     return float((right * total - counts.images @ counts.predicted) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
-# What is counted or averaged over images: in `scores.csv` and on the page, with the bootstrap's interval. A metric of
-# one's own is one line here. Accuracy and recalls have other intervals where no images are drawn together.
+# What is counted or averaged over images: in `scores.csv`, `metrics.json` and on the page, with the bootstrap's
+# interval. A metric of one's own is one line here. Accuracy and recalls have other intervals where no images are drawn
+# together.
 METRICS: dict[str, Callable[[Counts], float]] = {
     "accuracy": lambda counts: counts.right.sum() / counts.images.sum(),
     "macro_precision": lambda counts: find_precisions(counts)[counts.images > 0].mean(),
@@ -149,6 +150,9 @@ METRICS: dict[str, Callable[[Counts], float]] = {
     "log_loss": lambda counts: counts.losses / counts.images.sum(),
     "brier": lambda counts: counts.squares / counts.images.sum(),
 }
+
+
+UNCOMPARED = ("accuracy", "macro_precision", "brier")  # not in `metrics.json`, or there in another place
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +177,11 @@ def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence
     `temperature` (`…_scaled`).
 
     Accuracies are proportions, with Wilson's interval where there are no groups; what is counted or averaged has the
-    bootstrap's, over groups where there are any; the others have none (NaN). Where all images are of one group, nobody
-    knows how far others may lie: the accuracy's interval is 0 to 1, and nothing else has one.
+    bootstrap's, over groups where there are any; the others have none (NaN), and nothing has one in which all resamples
+    agree, but for the accuracy (`bound_groups`).
 
     The table has a row a class: `class`, `images`, `predicted`, `precision`, `recall`, `f1` with `_low` and `_high`,
-    `roc_auc`, `average_precision`. Precision and recall are proportions too: for 36 right ones of 36 the bootstrap
-    would say 100 to 100 %, where Wilson says 90 to 100.
+    `roc_auc`, `average_precision`. Precision and recall are proportions too, with Wilson's interval.
     """
     logarithms = find_log_probabilities(outcomes.logits)
     probabilities = np.exp(logarithms)
@@ -202,8 +205,8 @@ def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence
     if not is_grouped(outcomes.units):
         for name, right in (("accuracy", counts.right.sum()), (ranked, hits.sum())):
             scores[name] = measure_proportion(int(right), len(rows), confidence)
-    elif count_units(outcomes.units) == 1:
-        scores["accuracy"] = Interval(scores["accuracy"].value, 0.0, 1.0)
+    elif np.isnan(scores["accuracy"].low):
+        scores["accuracy"] = bound_groups(scores["accuracy"].value, outcomes.units, confidence)
     if len(outcomes.classes) <= top_k:
         del scores[ranked]
     classes = tabulate_classes(outcomes, counts, class_bounds, confidence)
@@ -372,10 +375,7 @@ def summarise(measured: Mapping[str, Measured], temperature: float, baseline: fl
             "accuracy": accuracy.value,
             "accuracy_low": accuracy.low,
             "accuracy_high": accuracy.high,
-            **{
-                name: test.scores[name].value
-                for name in ("balanced_accuracy", "calibration_error", "log_loss", "macro_f1", "matthews")
-            },
+            **{name: test.scores[name].value for name in (*METRICS, "calibration_error") if name not in UNCOMPARED},
             "classes_absent": int((test.classes["images"] == 0).sum()),
             "classes_never_predicted": int((test.classes["predicted"] == 0).sum()),
         },

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, t
 
-from imagepipe.evaluation.intervals import Interval, count_units, measure_proportion, resample, take_percentiles
+from imagepipe.evaluation.intervals import Interval, bound_groups, measure_proportion, resample, take_percentiles
 
 Verdict = Literal["better", "worse", "no evidence"]
 
@@ -88,14 +88,12 @@ def resample_mean(
 ) -> Interval:
     """The mean of `values` (N,), with the percentile interval of the cluster bootstrap over groups, `units` (N,).
 
-    The draws are the same each time. A single unit says nothing of others: its interval is all that there is, `most`.
+    The draws are the same each time. Where they all agree, the interval is that of `bound_groups`, within `most`.
     """
     value = float(values.mean())
-    if count_units(units) == 1:
-        return Interval(value, *most)
     draws = np.array([values @ weights / weights.sum() for weights in resample(units, RESAMPLES)])
-    low, high = take_percentiles(draws[:, None], units, confidence)
-    return Interval(value, float(low[0]), float(high[0]))
+    low, high = (float(bound[0]) for bound in take_percentiles(draws[:, None], units, confidence))
+    return bound_groups(value, units, confidence, most) if math.isnan(low) else Interval(value, low, high)
 
 
 def correct_holm(p_values: Sequence[float]) -> list[float]:
