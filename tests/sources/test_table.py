@@ -118,6 +118,37 @@ def test_the_index_of_a_parquet_table_is_no_matter(tmp_path: Path) -> None:
     assert [record.columns for record in records] == [{"age": "7"}, {"age": "8"}]
 
 
+def test_a_named_index_of_a_parquet_table_is_a_column(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": ["a", "b"], "label": ["x", "y"], "age": pd.array([7, None], dtype="Int64")})
+    levels = pd.MultiIndex.from_arrays([["g1", "g2"], [5, 6], [1, 2]], names=["group", None, "visit"])
+    table.set_index(levels).to_parquet(write_files(tmp_path / "x", "a", "b") / "x.parquet")
+    records, _ = read(tmp_path / "x")
+    assert [(record.source, record.class_name, record.group) for record in records] == [
+        ("a", "x", "g1"),
+        ("b", "y", "g2"),
+    ]
+    assert [record.columns for record in records] == [{"visit": "1", "age": "7"}, {"visit": "2", "age": ""}]
+    table.set_index("age").to_parquet(write_files(tmp_path / "y", "a", "b") / "y.parquet")
+    assert [record.columns for record in read(tmp_path / "y")[0]] == [{"age": "7"}, {"age": ""}]
+
+
+def test_a_parquet_table_whose_index_is_called_as_a_column(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": ["a"], "label": ["x"]}).set_index("file", drop=False)
+    table.to_parquet(write_files(tmp_path / "x", "a") / "x.parquet")
+    fail(
+        tmp_path / "x",
+        r"^x\.parquet: the index and a column are both called 'file'; rename one, or leave the index out with "
+        r"reset_index\(drop=True\)\.$",
+    )
+
+
+def test_a_parquet_table_with_two_index_levels_of_one_name(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": ["a"], "label": ["x"]})
+    levels = pd.MultiIndex.from_arrays([[1], [2]], names=["site", "site"])
+    table.set_index(levels).to_parquet(write_files(tmp_path / "x", "a") / "x.parquet")
+    fail(tmp_path / "x", r"^x\.parquet: several columns are called 'site'; rename them\.$")
+
+
 def test_whole_labels_of_a_parquet_table_stay_whole_beside_empty_ones(tmp_path: Path) -> None:
     write_files(tmp_path / "x", "a", "b")
     pq.write_table(pa.table({"file": ["a", "b"], "label": [3, None]}), tmp_path / "x" / "x.parquet")

@@ -280,13 +280,22 @@ def parse_table(data: bytes, name: str) -> tuple[pd.DataFrame, Sequence[int]]:
 def parse_parquet(data: bytes, name: str) -> pd.DataFrame:
     """Numbers become text as they are: whole ones stay whole where cells between them are empty.
 
-    Raises InputError where it is no Parquet file, or holds what is no text, such as the images themselves.
+    What pandas stored as an index with a name is a column. Raises InputError where it is no Parquet file, or holds what
+    is no text, such as the images themselves.
     """
     try:
         table = pd.read_parquet(io.BytesIO(data), dtype_backend="pyarrow")
     except (OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{name}: not a Parquet file that can be read ({error}).") from error
-    check_header(Path(name), list(map(str, table.columns)))
+    index = [level for level in table.index.names if level is not None]
+    doubled = [str(level) for level in index if str(level) in map(str, table.columns)]
+    if doubled:
+        raise InputError(
+            f"{name}: the index and a column are both called {', '.join(map(repr, doubled))}; rename one, or leave the "
+            "index out with reset_index(drop=True)."
+        )
+    check_header(Path(name), [*map(str, index), *map(str, table.columns)])
+    table = table.reset_index(level=index)
     kinds = {str(column): str(kind).removesuffix("[pyarrow]") for column, kind in table.dtypes.items()}
     other = [f"{column} ({kind})" for column, kind in kinds.items() if kind.startswith(NO_TEXT)]
     if other:
