@@ -589,7 +589,8 @@ def test_the_dot_of_a_folder_begins_no_ending(tmp_path: Path) -> None:
 def test_an_image_folder_that_is_not_there(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", "file,label\na,1\n", "imgs/a", "more/b/c")
     message = (
-        r"fetch\.table\.images: there is no folder img; the folders beside .*labels\.csv are: imgs, more, more/b\."
+        r"fetch\.table\.images: there is no folder img; the folders beside the table labels\.csv are: imgs, more, "
+        r"more/b\. Name one of them, or '' for the table's own\.$"
     )
     fail(folder, message, images="img")
 

@@ -356,7 +356,7 @@ def choose_image_folder(finder: "Finder", name: str, texts: Sequence[str], param
             there = ", ".join(map(show_name, sorted(folders)[:20])) or "none"
             raise InputError(
                 f"params.yaml: fetch.table.images: there is no folder {params.images}; the folders beside the table "
-                f"{show_name(name)} are: {there}."
+                f"{show_name(name)} are: {there}. Name one of them, or '' for the table's own."
             )
         return "" if folder == "." else f"{folder}/"
     own = f"{posixpath.dirname(name)}/" if "/" in name else ""
