@@ -485,26 +485,54 @@ def test_a_column_that_the_table_lacks(tmp_path: Path, key: str) -> None:
     )
 
 
+FILES = "path, filepath, file, filename, imagepath, image, img, imagename, imageid, id"
+LABELS = "classname, class, label, classlabel, target, y"
+ANY = "(any case, spaces and underscores do not matter)"
+
+
 @pytest.mark.parametrize(
     ("header", "message"),
     [
         (
             "file,kind",
-            r"labels\.csv: no column names a label: found file, kind; expected one called classname, class, label",
+            f"labels.csv: no column names a label: found file, kind; expected one called {LABELS} {ANY}. Is the line "
+            "with the names missing? Else name the column in fetch.table.label in params.yaml.",
         ),
         (
-            "picture,label",
-            r"labels\.csv: no column names a file: found picture, label; expected one called path, filepath",
+            "a.png,1",
+            f"labels.csv: no column names a file: found a.png, 1; expected one called {FILES} {ANY}. Is the line with "
+            "the names missing? Else name the column in fetch.table.path in params.yaml.",
         ),
-        ("a.png,1", r"labels\.csv: no column names a file: found a\.png, 1; .*Is the line with the names missing\?"),
-        ("file,label,label", r"labels\.csv: several columns are called 'label'; rename them"),
-        ("file,label,Label", r"labels\.csv: the columns 'label', 'Label' may both name a label; rename one"),
-        ("file,label,File", r"labels\.csv: the columns 'file', 'File' may both name a file; rename one"),
+        ("file,label,label", "labels.csv: several columns are called 'label'; rename them."),
+        (
+            "file,label,Label",
+            "labels.csv: the columns 'label', 'Label' may both name a label; rename one. Else name the column in "
+            "fetch.table.label in params.yaml.",
+        ),
+        (
+            "file,label,File",
+            "labels.csv: the columns 'file', 'File' may both name a file; rename one. Else name the column in "
+            "fetch.table.path in params.yaml.",
+        ),
+        (
+            "file,label,split,Split",
+            "labels.csv: the columns 'split', 'Split' may both name a split; rename one. Else name the column in "
+            "fetch.table.split in params.yaml.",
+        ),
     ],
 )
 def test_a_header_that_is_missing_or_doubled(tmp_path: Path, header: str, message: str) -> None:
-    row = ",".join(["a.png", "1", "2"][: header.count(",") + 1])
-    fail(write(tmp_path / "x", f"{header}\n{row}\n", "a.png"), message)
+    row = ",".join(["a.png", "1", "", ""][: header.count(",") + 1])
+    fail(write(tmp_path / "x", f"{header}\n{row}\n", "a.png"), f"^{re.escape(message)}$")
+
+
+def test_no_line_with_the_names_is_missing_in_a_parquet_table(tmp_path: Path) -> None:
+    pd.DataFrame({"file": ["a"], "kind": ["x"]}).to_parquet(write_files(tmp_path / "x", "a") / "x.parquet")
+    message = (
+        f"x.parquet: no column names a label: found file, kind; expected one called {LABELS} {ANY}. Else name the "
+        "column in fetch.table.label in params.yaml."
+    )
+    fail(tmp_path / "x", f"^{re.escape(message)}$")
 
 
 # Where the images are

@@ -39,7 +39,8 @@ from imagepipe.sources.records import NO_COLUMNS, Record, SourceInfo
 from imagepipe.sources.trees import TABLES, Tree, describe_tree, obtain_tree, open_tree, show_place
 
 READS_DISK = True
-NAME_COLUMNS = ("classname", "class", *LABEL_COLUMNS)  # the name before the number, where a table has both
+# The name before the number, where a table has both.
+NAME_COLUMNS = tuple(dict.fromkeys(("classname", "class", *LABEL_COLUMNS)))
 SPLIT_COLUMNS = ("split", "part", "subset", "partition")
 GROUP_COLUMNS = ("group", "groupid")
 NONE = "-"  # in place of a column's name: there is none, whatever the columns are called
@@ -327,7 +328,10 @@ def make_texts(values: "pd.Series[Any]", name: str) -> "pd.Series[str]":
 def choose_column(table: pd.DataFrame, wanted: str, names: Sequence[str], kind: str, key: str, name: str) -> str:
     """The column that params name, else the one with a usual name; raises InputError where there is neither."""
     if not wanted:
-        return find_column(table, names, kind, Path(name))
+        try:
+            return find_column(table, names, kind, Path(name))
+        except InputError as error:
+            raise InputError(f"{error} Else name the column in fetch.table.{key} in params.yaml.") from error
     if wanted not in table.columns:
         raise InputError(
             f"params.yaml: fetch.table.{key}: {name} has no column {wanted!r}; its columns are: "
@@ -341,7 +345,7 @@ def choose_optional(table: pd.DataFrame, wanted: str, names: Sequence[str], key:
     known = {simplify_name(str(column)) for column in table.columns}
     if wanted == NONE or (not wanted and not known.intersection(names)):
         return ""
-    return choose_column(table, wanted, names, key, key, name)
+    return choose_column(table, wanted, names, f"a {key}", key, name)
 
 
 def choose_image_folder(finder: "Finder", name: str, texts: Sequence[str], params: TableParams) -> str:
