@@ -86,6 +86,30 @@ def test_a_folder_that_a_stage_writes_is_refused(tmp_path: Path, path: str, outp
         load(tmp_path, "data/source", path)
 
 
+def test_a_link_to_a_folder_that_stages_write_into_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("d2").symlink_to("data")
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, "data/source", "d2")
+    assert str(caught.value) == (
+        f"wrong parameters (1):\n  {tmp_path}/params.yaml:5: fetch.path: found d2; expected a place that no stage "
+        "writes (data/raw is an output)"
+    )
+
+
+def test_a_folder_beside_what_a_linked_output_holds_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("disk/images", "disk/photos", "data"):
+        Path(folder).mkdir(parents=True)
+    Path("data/images").symlink_to("../disk/images")
+    assert load(tmp_path, "data/source", "disk/photos").path == "disk/photos"
+    with pytest.raises(InputError, match=r"found disk; expected a place that no stage writes \(data/images is an outp"):
+        load(tmp_path, "data/source", "disk")
+
+
 @pytest.mark.parametrize("path", ["../photos", "data/../../photos", ".."])
 def test_a_folder_above_the_project_is_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(InputError, match=r"params\.yaml:5: fetch\.path: found .*without `\.\.`") as caught:

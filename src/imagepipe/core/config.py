@@ -206,11 +206,15 @@ def read_pairs(text: str) -> dict[str, str]:
     return pairs
 
 
-def refuse_output(place: str) -> None:
-    """Raise ValueError for a place that is, or lies in, an output of the pipeline; `~` is the user's home."""
+def refuse_output(place: str, around: bool = False) -> None:
+    """Raise ValueError for a place that is, or lies in, an output of the pipeline, or, with `around`, holds one.
+
+    Links are followed; `~` is the user's home.
+    """
     path = Path(os.path.expanduser(place)).resolve()  # noqa: PTH111 (Path raises where there is no such home)
     for output in OUTPUT_FOLDERS:
-        if path.is_relative_to(Path(output).resolve()):
+        written = Path(output).resolve()
+        if path.is_relative_to(written) or (around and written.is_relative_to(path)):
             raise ValueError(f"found {place}; expected a place that no stage writes ({output} is an output)")
 
 
