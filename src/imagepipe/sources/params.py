@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator
 
-from imagepipe.core.config import Params, read_pairs, refuse_output
+from imagepipe.core.config import Params, Sha256, read_pairs, refuse_output
 
 NO_FOLDER = "data/source"  # what `fetch.path` names where the source reads nothing on disk
 
@@ -31,7 +31,7 @@ class FetchParams(Params):
     options: str
     path: PathText
     url: str
-    sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+    sha256: Sha256
     max_gigabytes: Annotated[int, Field(ge=1, le=100_000)]
     classes: PathText
     table: TableParams

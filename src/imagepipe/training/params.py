@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, StringConstraints, field_validator, model_validator
 
-from imagepipe.core.config import Params, refuse_output
+from imagepipe.core.config import Params, Sha256, refuse_output
 from imagepipe.data.params import AugmentParams
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -133,7 +133,7 @@ class TrainParams(Params):
     torchvision: DropoutParams
     timm: DropoutParams
     pretrained: Annotated[str, StringConstraints(min_length=1)]
-    pretrained_sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+    pretrained_sha256: Sha256
     freeze: Literal["nothing", "body", "batch_norm"]
     normalize: Literal["none", "unit", "dataset", "imagenet"]
     epochs: Count
