@@ -1,9 +1,12 @@
+import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from annotated_types import Le
 from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+from pydantic import BaseModel
 
 from imagepipe.core.config import load_section, read_yaml
 from imagepipe.core.errors import EnvironmentFault, InputError
@@ -85,6 +88,44 @@ def test_every_recipe_is_valid_and_changes_nothing_else(root: Path, name: str) -
 def test_the_base_is_what_dvc_writes(root: Path) -> None:
     text = (root / "recipes" / "base.yaml").read_bytes().decode("utf-8")
     assert dumps_yaml(parse_yaml_for_update(text, "base.yaml")) == text
+
+
+def list_upper_bounds(models: Mapping[str, type[BaseModel]]) -> Iterator[tuple[str, str]]:
+    """Each key that has an upper bound, with that bound as comments write it."""
+    for section, model in models.items():
+        for name, field in model.model_fields.items():
+            key = f"{section}.{name}"
+            yield from ((key, f"{item.le:,}") for item in field.metadata if isinstance(item, Le))
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from list_upper_bounds({key: field.annotation})
+
+
+def read_comments(text: str) -> dict[str, str]:
+    """The comment above each key, or else above the nearest key before it that has one."""
+    comments: dict[str, str] = {}
+    keys: list[str] = []
+    lines: list[str] = []
+    before = ""
+    for line in text.splitlines():
+        words = line.strip()
+        if words.startswith("#"):
+            lines = [*lines, words] if before.startswith("#") else [words]
+        elif words:
+            keys[line.index(words) // 2 :] = [words.partition(":")[0]]
+            comments[".".join(keys)] = " ".join(lines)
+        before = words
+    return comments
+
+
+def test_the_base_states_every_upper_bound(root: Path) -> None:
+    comments = read_comments((root / "recipes" / "base.yaml").read_text("utf-8"))
+    bounds = list(list_upper_bounds(SECTIONS))
+    assert {("train.threads", "1,024"), ("split.image.width", "65,535"), ("train.cosine.end", "1")} <= set(bounds)
+    assert [
+        (key, bound)
+        for key, bound in bounds
+        if not re.search(rf"(?<![\d,]){re.escape(bound)}(?![\d,]*\d)", comments[key])
+    ] == []
 
 
 def test_writes_the_base_with_the_recipe() -> None:

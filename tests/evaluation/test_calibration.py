@@ -37,6 +37,11 @@ def test_the_temperature_is_the_one_that_theory_has() -> None:
     assert fit_temperature(logits, np.array([0, 0, 0, 1])) == pytest.approx(2.0, rel=1e-4)
 
 
+def test_without_a_mistake_no_temperature_is_the_best() -> None:
+    assert fit_temperature(np.array([[3.0, 0.0], [0.0, 0.1]]), np.array([0, 1])) == 1.0
+    assert str(find_log_loss(np.zeros((2, 1)), np.array([0, 0]))) == "0.0"
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.floats(0.01, 50))
 def test_scaling_never_makes_the_log_loss_worse(seed: int, classes: int, scale: float) -> None:
     generator = np.random.default_rng(seed)

@@ -105,12 +105,30 @@ def test_a_table_is_judged_whatever_split_its_rows_name(here: Path) -> None:
     assert table["user:site"].tolist() == ["", "north"]
 
 
-def test_the_columns_of_the_projects_own_table_count(here: Path) -> None:
+@pytest.mark.parametrize("source", ["table", "folder", "digits"])
+def test_the_columns_and_the_folder_that_params_name_count_whatever_the_source(here: Path, source: str) -> None:
     save_folders()
-    Path("new/list.csv").write_text("file,wrong,kind\ndog/2.png,x,cat\n")
-    set_params({"source: digits": "source: table", "path: data/source": "path: new"})
-    set_params({"    label: ''": "    label: kind"})
-    assert judge("new/list.csv").predictions["class"].tolist() == ["cat"]
+    Path("new/list.csv").write_text("file,wrong,what,kind,who\nx,x,2.png,cat,me\n")
+    set_params({"source: digits": f"source: {source}", "path: data/source": "path: new", "images: ''": "images: dog"})
+    set_params(
+        {"    path: ''": "    path: what", "    label: ''": "    label: kind", "    group: ''": "    group: who"}
+    )
+    table = judge("new/list.csv").predictions
+    assert table[["source", "class", "group"]].to_numpy().tolist() == [["dog/2.png", "cat", "me"]]
+
+
+def test_what_is_said_of_a_table_without_its_files_helps(here: Path) -> None:
+    save_folders()
+    Path("new/list.csv").write_text("file,label\n2.png,cat\n")
+    with pytest.raises(InputError) as caught:
+        judge("new/list.csv")
+    assert str(caught.value).splitlines() == [
+        "new: none of the files that the table names is there (1):",
+        "  list.csv, line 2: 2.png",
+        "Name the folder that its paths start from in fetch.table.images in params.yaml.",
+    ]
+    set_params({"images: ''": "images: dog"})
+    assert judge("new/list.csv").predictions["source"].tolist() == ["dog/2.png"]
 
 
 def test_an_archive_is_read_without_unpacking(here: Path) -> None:

@@ -1,9 +1,17 @@
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 
-from imagepipe.evaluation.intervals import find_tail, measure_proportion, number_groups, resample, take_percentiles
+from imagepipe.evaluation.intervals import (
+    bound_groups,
+    find_tail,
+    measure_proportion,
+    number_groups,
+    resample,
+    take_percentiles,
+)
 
 
 def test_wilson_interval_by_its_formula() -> None:
@@ -51,10 +59,27 @@ def test_the_bootstrap_of_a_mean_has_the_spread_of_theory() -> None:
 
 
 def test_percentiles_leave_out_what_is_not_defined() -> None:
-    draws = np.array([[1.0, np.nan, np.nan], [3.0, np.nan, 5.0], [2.0, np.nan, 5.0]])
+    draws = np.array([[1.0, np.nan, np.nan], [3.0, np.nan, 5.0], [2.0, np.nan, 6.0]])
     low, high = take_percentiles(draws, np.arange(4), 0.5)
-    assert low.tolist() == pytest.approx([1.5, np.nan, 5.0], nan_ok=True)
-    assert high.tolist() == pytest.approx([2.5, np.nan, 5.0], nan_ok=True)
+    assert low.tolist() == pytest.approx([1.5, np.nan, 5.25], nan_ok=True)
+    assert high.tolist() == pytest.approx([2.5, np.nan, 5.75], nan_ok=True)
+
+
+def test_resamples_that_agree_give_no_interval() -> None:
+    low, high = take_percentiles(np.array([[1.0, 2.0], [1.0, 4.0], [np.nan, 6.0]]), np.arange(3), 0.5)
+    assert low.tolist() == pytest.approx([np.nan, 3.0], nan_ok=True)
+    assert high.tolist() == pytest.approx([np.nan, 5.0], nan_ok=True)
+
+
+def test_groups_that_agree_leave_room_for_as_many_as_may_differ() -> None:
+    """Wilson's upper bound for none of n is z² / (n + z²), with z = 1.96 for 95 %: of four 0.49, of one everything."""
+    four, one = np.repeat(np.arange(4), 3), np.zeros(12, np.int64)
+    reach = 1.959964**2 / (4 + 1.959964**2)
+    assert astuple(bound_groups(1.0, four, 0.95)) == pytest.approx((1.0, 1 - reach, 1.0))
+    assert astuple(bound_groups(0.25, four, 0.95)) == pytest.approx((0.25, 0.0, 0.25 + reach))
+    assert astuple(bound_groups(0.0, four, 0.95, (-1, 1))) == pytest.approx((0.0, -reach, reach))
+    assert astuple(bound_groups(0.25, one, 0.95)) == (0.25, 0.0, 1.0)
+    assert astuple(bound_groups(0.25, one, 0.95, (-1, 1))) == (0.25, -1.0, 1.0)
 
 
 def test_few_groups_reach_further() -> None:

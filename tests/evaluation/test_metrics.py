@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pandas as pd
@@ -150,12 +151,20 @@ def test_images_of_a_group_count_as_one_draw() -> None:
 def test_top_k_of_groups_has_their_interval_and_groups_of_one_image_change_nothing() -> None:
     outcomes = [("a", "a")] * 160 + [("a", "b")] * 40
     found = measure(make_predictions(outcomes, groups="".join(letter * 20 for letter in "qrstuvwxyz"))).scores
-    assert found["top_2_accuracy"].low == found["top_2_accuracy"].high == 1.0  # no group has another figure
+    assert astuple(found["top_2_accuracy"]) == pytest.approx((1.0, 1 - 3.841459 / 13.841459, 1.0))  # no group differs
     plain = measure(make_predictions(outcomes))
     own = make_predictions(outcomes).assign(group=[f"patient {number}" for number in range(200)])
     named = measure(own)
-    assert named.scores == plain.scores
+    assert repr(named.scores) == repr(plain.scores)  # where NaN equals NaN
     pd.testing.assert_frame_equal(named.classes, plain.classes)
+
+
+def test_groups_without_a_mistake_have_an_accuracy_with_an_interval_and_figures_without_one() -> None:
+    """Wilson's for four of four is 1.96² / (4 + 1.96²) wide."""
+    found = measure(make_predictions([("a", "a")] * 8 + [("b", "b")] * 8, groups="wwwwxxxxyyyyzzzz")).scores
+    assert astuple(found["accuracy"]) == pytest.approx((1.0, 1 - 3.841459 / 7.841459, 1.0))
+    for name in ("macro_f1", "macro_precision", "balanced_accuracy"):
+        assert (found[name].value, np.isnan(found[name].low), np.isnan(found[name].high)) == (1.0, True, True)
 
 
 def test_one_group_alone_says_nothing_of_others() -> None:
@@ -163,7 +172,8 @@ def test_one_group_alone_says_nothing_of_others() -> None:
     accuracy = found.scores["accuracy"]
     assert (accuracy.value, accuracy.low, accuracy.high) == (0.8, 0.0, 1.0)
     assert found.scores["macro_f1"].value == pytest.approx((8 / 9 + 0) / 2)
-    assert np.isnan([found.scores["macro_f1"].low, found.scores["top_2_accuracy"].high]).all()
+    assert np.isnan([found.scores["macro_f1"].low, found.scores["macro_f1"].high]).all()
+    assert astuple(found.scores["top_2_accuracy"]) == (1.0, 0.0, 1.0)
     assert found.classes[["recall_low", "f1_high"]].isna().all(axis=None)
 
 
@@ -244,6 +254,10 @@ def test_metrics_keep_splits_apart_and_count_what_is_odd() -> None:
     assert metrics["test"]["accuracy"] == 0.75
     assert metrics["val"]["accuracy"] == 0.5
     assert metrics["baseline"]["accuracy"] == 0.5
+    assert dict(metrics["test"]).keys() == {
+        *("images", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "matthews"),
+        *("log_loss", "calibration_error", "classes_absent", "classes_never_predicted"),
+    }
     assert metrics["test"]["classes_absent"] == 1
     assert metrics["test"]["classes_never_predicted"] == 1
     scores = tabulate_scores(measured).set_index(["split", "metric"])["value"]

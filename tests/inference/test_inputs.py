@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagepipe.core.slices import FileSlice
+from imagepipe.core.unfinished import make_unfinished, name_unfinished
 from imagepipe.data.conversion import Foreign, cut_chunks
 from imagepipe.inference.inputs import Inputs, fits
 
@@ -84,6 +85,14 @@ def test_what_the_system_and_split_leave_in_folders_is_noted(here: Path) -> None
     assert len(list(found)) == found.files == 3
     assert found.notes == ["left out 3 files that no dataset needs: .DS_Store, Thumbs.db, index.arrow"]
     assert find("a/.DS_Store") == ["a/.DS_Store"]
+
+
+def test_what_is_being_written_is_not_noted(here: Path) -> None:
+    (here / "a" / name_unfinished()).write_bytes(b"x")
+    make_unfinished(here / "a").joinpath("4.png").write_bytes(b"x")
+    found = Inputs(["a"])
+    assert [image.path for image in found] == ["a/1.png", "a/2.jpg", "a/deep/3.png"]
+    assert (found.files, found.notes) == (3, [])
 
 
 def test_files_that_are_not_there_are_images_that_cannot_be_read(here: Path) -> None:

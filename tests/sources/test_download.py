@@ -227,6 +227,26 @@ def test_a_redirect_to_nonsense_is_refused(server: LoopbackServer, target: Path)
         fetch(f"{server.url}/file.bin", target)
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.org"])
+def test_a_redirect_to_a_host_that_is_no_name_is_refused(server: LoopbackServer, target: Path, host: str) -> None:
+    server.answers["/file.bin"] = redirect(f"http://{host}/x")
+    with pytest.raises(EnvironmentFault) as caught:
+        fetch(f"{server.url}/file.bin", target)
+    assert str(caught.value) == (
+        f"{server.url}/file.bin: redirects to http://{host}/x, whose host cannot be looked up; refused."
+    )
+    assert list_names(target.parent) == []
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.org"])
+def test_a_host_that_is_no_name_is_no_address(target: Path, host: str) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        fetch(f"http://{host}/x", target)
+    assert str(caught.value) == (
+        f"http://{host}/x: is, or redirects to, no address (Failed to parse: '{host}', label empty or too long)."
+    )
+
+
 def test_a_certificate_that_nobody_vouches_for_is_refused(server: LoopbackServer, tmp_path: Path, target: Path) -> None:
     command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout key.pem -out cert.pem"
     try:

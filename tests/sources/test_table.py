@@ -118,6 +118,37 @@ def test_the_index_of_a_parquet_table_is_no_matter(tmp_path: Path) -> None:
     assert [record.columns for record in records] == [{"age": "7"}, {"age": "8"}]
 
 
+def test_a_named_index_of_a_parquet_table_is_a_column(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": ["a", "b"], "label": ["x", "y"], "age": pd.array([7, None], dtype="Int64")})
+    levels = pd.MultiIndex.from_arrays([["g1", "g2"], [5, 6], [1, 2]], names=["group", None, "visit"])
+    table.set_index(levels).to_parquet(write_files(tmp_path / "x", "a", "b") / "x.parquet")
+    records, _ = read(tmp_path / "x")
+    assert [(record.source, record.class_name, record.group) for record in records] == [
+        ("a", "x", "g1"),
+        ("b", "y", "g2"),
+    ]
+    assert [record.columns for record in records] == [{"visit": "1", "age": "7"}, {"visit": "2", "age": ""}]
+    table.set_index("age").to_parquet(write_files(tmp_path / "y", "a", "b") / "y.parquet")
+    assert [record.columns for record in read(tmp_path / "y")[0]] == [{"age": "7"}, {"age": ""}]
+
+
+def test_a_parquet_table_whose_index_is_called_as_a_column(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": ["a"], "label": ["x"]}).set_index("file", drop=False)
+    table.to_parquet(write_files(tmp_path / "x", "a") / "x.parquet")
+    fail(
+        tmp_path / "x",
+        r"^x\.parquet: the index and a column are both called 'file'; rename one, or leave the index out with "
+        r"reset_index\(drop=True\)\.$",
+    )
+
+
+def test_a_parquet_table_with_two_index_levels_of_one_name(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": ["a"], "label": ["x"]})
+    levels = pd.MultiIndex.from_arrays([[1], [2]], names=["site", "site"])
+    table.set_index(levels).to_parquet(write_files(tmp_path / "x", "a") / "x.parquet")
+    fail(tmp_path / "x", r"^x\.parquet: several columns are called 'site'; rename them\.$")
+
+
 def test_whole_labels_of_a_parquet_table_stay_whole_beside_empty_ones(tmp_path: Path) -> None:
     write_files(tmp_path / "x", "a", "b")
     pq.write_table(pa.table({"file": ["a", "b"], "label": [3, None]}), tmp_path / "x" / "x.parquet")
@@ -454,26 +485,54 @@ def test_a_column_that_the_table_lacks(tmp_path: Path, key: str) -> None:
     )
 
 
+FILES = "path, filepath, file, filename, imagepath, image, img, imagename, imageid, id"
+LABELS = "classname, class, label, classlabel, target, y"
+ANY = "(any case, spaces and underscores do not matter)"
+
+
 @pytest.mark.parametrize(
     ("header", "message"),
     [
         (
             "file,kind",
-            r"labels\.csv: no column names a label: found file, kind; expected one called classname, class, label",
+            f"labels.csv: no column names a label: found file, kind; expected one called {LABELS} {ANY}. Is the line "
+            "with the names missing? Else name the column in fetch.table.label in params.yaml.",
         ),
         (
-            "picture,label",
-            r"labels\.csv: no column names a file: found picture, label; expected one called path, filepath",
+            "a.png,1",
+            f"labels.csv: no column names a file: found a.png, 1; expected one called {FILES} {ANY}. Is the line with "
+            "the names missing? Else name the column in fetch.table.path in params.yaml.",
         ),
-        ("a.png,1", r"labels\.csv: no column names a file: found a\.png, 1; .*Is the line with the names missing\?"),
-        ("file,label,label", r"labels\.csv: several columns are called 'label'; rename them"),
-        ("file,label,Label", r"labels\.csv: the columns 'label', 'Label' may both name a label; rename one"),
-        ("file,label,File", r"labels\.csv: the columns 'file', 'File' may both name a file; rename one"),
+        ("file,label,label", "labels.csv: several columns are called 'label'; rename them."),
+        (
+            "file,label,Label",
+            "labels.csv: the columns 'label', 'Label' may both name a label; rename one. Else name the column in "
+            "fetch.table.label in params.yaml.",
+        ),
+        (
+            "file,label,File",
+            "labels.csv: the columns 'file', 'File' may both name a file; rename one. Else name the column in "
+            "fetch.table.path in params.yaml.",
+        ),
+        (
+            "file,label,split,Split",
+            "labels.csv: the columns 'split', 'Split' may both name a split; rename one. Else name the column in "
+            "fetch.table.split in params.yaml.",
+        ),
     ],
 )
 def test_a_header_that_is_missing_or_doubled(tmp_path: Path, header: str, message: str) -> None:
-    row = ",".join(["a.png", "1", "2"][: header.count(",") + 1])
-    fail(write(tmp_path / "x", f"{header}\n{row}\n", "a.png"), message)
+    row = ",".join(["a.png", "1", "", ""][: header.count(",") + 1])
+    fail(write(tmp_path / "x", f"{header}\n{row}\n", "a.png"), f"^{re.escape(message)}$")
+
+
+def test_no_line_with_the_names_is_missing_in_a_parquet_table(tmp_path: Path) -> None:
+    pd.DataFrame({"file": ["a"], "kind": ["x"]}).to_parquet(write_files(tmp_path / "x", "a") / "x.parquet")
+    message = (
+        f"x.parquet: no column names a label: found file, kind; expected one called {LABELS} {ANY}. Else name the "
+        "column in fetch.table.label in params.yaml."
+    )
+    fail(tmp_path / "x", f"^{re.escape(message)}$")
 
 
 # Where the images are
@@ -558,7 +617,8 @@ def test_the_dot_of_a_folder_begins_no_ending(tmp_path: Path) -> None:
 def test_an_image_folder_that_is_not_there(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", "file,label\na,1\n", "imgs/a", "more/b/c")
     message = (
-        r"fetch\.table\.images: there is no folder img; the folders beside .*labels\.csv are: imgs, more, more/b\."
+        r"fetch\.table\.images: there is no folder img; the folders beside the table labels\.csv are: imgs, more, "
+        r"more/b\. Name one of them, or '' for the table's own\.$"
     )
     fail(folder, message, images="img")
 

@@ -110,6 +110,7 @@ def test_the_ends_of_the_ranges_are_valid(tmp_path: Path, changes: dict[str, Any
         ("normalize", "mean", "'none', 'unit', 'dataset' or 'imagenet'"),
         ("pretrained", "", "at least 1 character"),
         ("pretrained", "models/model.safetensors", "found models/model.safetensors; expected a place that no stage"),
+        ("pretrained_sha256", "abc", "found 'abc'; expected 64 hexadecimal digits, or ''"),
         ("freeze", "all", "'nothing', 'body' or 'batch_norm'"),
         ("epochs", 0, "greater than or equal to 1"),
         ("epochs", 2.5, "integer"),
@@ -132,7 +133,7 @@ def test_the_ends_of_the_ranges_are_valid(tmp_path: Path, changes: dict[str, Any
         ("lr", float("inf"), "finite number"),
         ("lr", "0.1", "number"),
         ("weight_decay", -0.1, "greater than or equal to 0"),
-        ("weight_decay", 1e300, "less than or equal to 1000000"),
+        ("weight_decay", 10.5, "less than or equal to 10"),
         ("lr", 1e300, "less than or equal to 1000000"),
         ("warmup", 1.0, "less than 1"),
         ("clip_norm", -0.1, "greater than or equal to 0"),
@@ -154,6 +155,11 @@ def test_a_value_out_of_range_is_named_with_what_is_expected(
         load_params(tmp_path, **{key: value})
     line = int(str(caught.value).split("params.yaml:")[1].split(":")[0])
     assert (tmp_path / "params.yaml").read_text("utf-8").splitlines()[line - 1].startswith(f"  {key}:")
+
+
+def test_a_hash_may_be_written_in_capitals(tmp_path: Path) -> None:
+    params = load_params(tmp_path, pretrained="w.pt", pretrained_sha256="0A" * 32)
+    assert params.pretrained_sha256 == "0a" * 32
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ DVC tracks the values that ruamel.yaml reads, so ruamel.yaml reads them here too
 """
 
 import os
+import re
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -217,12 +218,26 @@ def read_pairs(text: str) -> dict[str, str]:
     return pairs
 
 
-def refuse_output(place: str) -> None:
-    """Raise ValueError for a place that is, or lies in, an output of the pipeline; `~` is the user's home."""
+def refuse_output(place: str, around: bool = False) -> None:
+    """Raise ValueError for a place that is, or lies in, an output of the pipeline, or, with `around`, holds one.
+
+    Links are followed; `~` is the user's home.
+    """
     path = Path(os.path.expanduser(place)).resolve()  # noqa: PTH111 (Path raises where there is no such home)
     for output in OUTPUT_FOLDERS:
-        if path.is_relative_to(Path(output).resolve()):
+        written = Path(output).resolve()
+        if path.is_relative_to(written) or (around and written.is_relative_to(path)):
             raise ValueError(f"found {place}; expected a place that no stage writes ({output} is an output)")
+
+
+def lower_sha256(value: str) -> str:
+    """A SHA-256 in lower case, as it is compared; '' is none. Raises ValueError for anything else."""
+    if not re.fullmatch(r"([0-9a-fA-F]{64})?", value):
+        raise ValueError(f"found {value!r}; expected 64 hexadecimal digits, or ''")
+    return value.lower()
+
+
+Sha256 = Annotated[str, AfterValidator(lower_sha256)]
 
 
 def list_keys(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -191,8 +191,8 @@ def find_column(table: pd.DataFrame, names: Sequence[str], kind: str, path: Path
             raise InputError(f"{path}: the columns {', '.join(map(repr, found))} may both name {kind}; rename one.")
         if found:
             return found[0]
+    question = "" if path.suffix.lower() == ".parquet" else " Is the line with the names missing?"
     raise InputError(
         f"{path}: no column names {kind}: found {', '.join(columns)}; "
-        f"expected one called {', '.join(names)} (any case, spaces and underscores do not matter). "
-        "Is the line with the names missing?"
+        f"expected one called {', '.join(names)} (any case, spaces and underscores do not matter).{question}"
     )

@@ -31,7 +31,7 @@ from imagepipe.prepare.dataset import list_columns
 from imagepipe.prepare.leaks import count_images
 from imagepipe.sources import find_source
 from imagepipe.sources.names import is_litter, name_part
-from imagepipe.sources.params import FetchParams, TableParams
+from imagepipe.sources.params import FetchParams
 from imagepipe.sources.records import Record
 from imagepipe.sources.table import NONE as NO_COLUMN
 from imagepipe.sources.trees import TABLES
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 MANIFESTS = Path("data/manifests")
 WRITTEN = ("metrics.json", "per_class.csv", "predictions.csv")
-RECOGNISED = TableParams(file="", images="", path="", label="", split="", group="")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +146,7 @@ def make_test_manifest(records: Sequence[Record], hashes: Sequence[str], classes
 def read_labelled(place: Path, raw_dir: Path, run: RunParams) -> tuple[list[Record], list[str]]:
     """Every labelled image, read as fetch and split read a source of one's own, and what was noticed on the way.
 
+    The columns of a table, and the folder of its images, are those of `fetch.table`, whatever the project's source is.
     Classes have the names that the project gives them: what `fetch.classes` renames or joins is so here, too.
     """
     if not place.exists():
@@ -157,7 +157,6 @@ def read_labelled(place: Path, raw_dir: Path, run: RunParams) -> tuple[list[Reco
         check_parts(place, [path.name for path in place.iterdir() if path.is_dir() and not is_litter(path.name)])
     project = load_section("fetch", FetchParams)
     is_table = place.is_file() and place.suffix.lower() in TABLES
-    columns = project.table if project.source == "table" else RECOGNISED
     # Without validation: what a pipeline must not read (an output, a path through `..`) may well be judged.
     params = FetchParams.model_construct(
         source="table" if is_table else "folder",
@@ -168,7 +167,7 @@ def read_labelled(place: Path, raw_dir: Path, run: RunParams) -> tuple[list[Reco
         sha256="",
         max_gigabytes=project.max_gigabytes,
         classes=project.classes,
-        table=columns.model_copy(update={"file": place.name, "images": "", "split": NO_COLUMN}),
+        table=project.table.model_copy(update={"file": place.name, "split": NO_COLUMN}),
     )
     module = find_source(params.source, "source")
     with warnings.catch_warnings():

@@ -178,7 +178,7 @@ def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence
 
     Accuracies are proportions, with Wilson's interval where there are no groups; what is counted or averaged has the
     bootstrap's, over groups where there are any; the others have none (NaN), and nothing has one in which all resamples
-    agree, but for the accuracy (`bound_groups`).
+    agree, but for accuracies (`bound_groups`).
 
     The table has a row a class: `class`, `images`, `predicted`, `precision`, `recall`, `f1` with `_low` and `_high`,
     `roc_auc`, `average_precision`. Precision and recall are proportions too, with Wilson's interval.
@@ -202,11 +202,11 @@ def measure_split(outcomes: Outcomes, temperature: float, top_k: int, confidence
     ranked = f"top_{top_k}_accuracy"
     values = {name: float(measure(counts)) for name, measure in METRICS.items()} | {ranked: float(hits.mean())}
     scores = {name: Interval(value, *row) for (name, value), *row in zip(values.items(), *bounds, strict=True)}
-    if not is_grouped(outcomes.units):
-        for name, right in (("accuracy", counts.right.sum()), (ranked, hits.sum())):
+    for name, right in (("accuracy", counts.right.sum()), (ranked, hits.sum())):
+        if not is_grouped(outcomes.units):
             scores[name] = measure_proportion(int(right), len(rows), confidence)
-    elif np.isnan(scores["accuracy"].low):
-        scores["accuracy"] = bound_groups(scores["accuracy"].value, outcomes.units, confidence)
+        elif np.isnan(scores[name].low):
+            scores[name] = bound_groups(scores[name].value, outcomes.units, confidence)
     if len(outcomes.classes) <= top_k:
         del scores[ranked]
     classes = tabulate_classes(outcomes, counts, class_bounds, confidence)

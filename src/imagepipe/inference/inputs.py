@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from imagepipe.core.errors import list_findings
 from imagepipe.core.slices import FileSlice
+from imagepipe.core.unfinished import is_unfinished
 from imagepipe.data.conversion import Foreign
 from imagepipe.prepare.index import INDEX, SEAL
 from imagepipe.sources.names import describe_litter, is_litter, show_name
@@ -84,7 +85,8 @@ class Inputs:
             elif isinstance(found, Foreign):
                 yield found
             elif is_litter(found.name) or found.name in (INDEX, SEAL):  # of the folder that split wrote
-                self._left_out[found.name] += 1
+                if not is_unfinished(Path(found.name)):  # the predictions themselves may be written there
+                    self._left_out[found.name] += 1
             elif found.is_folder:
                 open_folders.append(list_folder(found.path))
             elif file := slice_file(found.path):

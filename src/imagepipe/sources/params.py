@@ -1,11 +1,11 @@
 """The `fetch:` section of params.yaml."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator
 
-from imagepipe.core.config import OUTPUT_FOLDERS, Params, read_pairs, refuse_output
+from imagepipe.core.config import Params, Sha256, read_pairs, refuse_output
 
 NO_FOLDER = "data/source"  # what `fetch.path` names where the source reads nothing on disk
 
@@ -31,7 +31,7 @@ class FetchParams(Params):
     options: str
     path: PathText
     url: str
-    sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+    sha256: Sha256
     max_gigabytes: Annotated[int, Field(ge=1, le=100_000)]
     classes: PathText
     table: TableParams
@@ -42,10 +42,7 @@ class FetchParams(Params):
         """A source cannot be what a stage writes, and cannot leave the project through `..`."""
         if ".." in PurePosixPath(value).parts:
             raise ValueError(f"found {value}; expected a path inside the project or an absolute one, without `..`")
-        refuse_output(value)
-        for output in OUTPUT_FOLDERS:
-            if (Path.cwd() / output).is_relative_to(Path.cwd() / value):
-                raise ValueError(f"found {value}; expected a place that no stage writes ({output} is an output)")
+        refuse_output(value, around=True)
         return value
 
     def read_options(self) -> dict[str, str]:

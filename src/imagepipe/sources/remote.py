@@ -145,12 +145,19 @@ def check_redirect(here: str, there: str) -> None:
         raise RemoteFault(f"{here}: redirects to {there}, which is not http or https; refused.")
     if urlsplit(here).scheme == "https" and scheme == "http":
         raise RemoteFault(f"{here}: redirects from https to {there}; refused.")
-    if is_private(there) and not is_private(here):
+    try:
+        inward = is_private(there) and not is_private(here)
+    except UnicodeError as error:  # of a part between dots that is empty or above 63 characters
+        raise RemoteFault(f"{here}: redirects to {there}, whose host cannot be looked up; refused.") from error
+    if inward:
         raise RemoteFault(f"{here}: redirects to the private address {there}; refused.")
 
 
 def is_private(url: str) -> bool:
-    """Whether the URL's host is, or resolves to, an address that is not public."""
+    """Whether the URL's host is, or resolves to, an address that is not public.
+
+    Raises UnicodeError for a host that is no name of the DNS.
+    """
     host = urlsplit(url).hostname or ""
     try:
         addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}

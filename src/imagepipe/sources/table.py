@@ -39,7 +39,8 @@ from imagepipe.sources.records import NO_COLUMNS, Record, SourceInfo
 from imagepipe.sources.trees import TABLES, Tree, describe_tree, obtain_tree, open_tree, show_place
 
 READS_DISK = True
-NAME_COLUMNS = ("classname", "class", *LABEL_COLUMNS)  # the name before the number, where a table has both
+# The name before the number, where a table has both.
+NAME_COLUMNS = tuple(dict.fromkeys(("classname", "class", *LABEL_COLUMNS)))
 SPLIT_COLUMNS = ("split", "part", "subset", "partition")
 GROUP_COLUMNS = ("group", "groupid")
 NONE = "-"  # in place of a column's name: there is none, whatever the columns are called
@@ -280,13 +281,22 @@ def parse_table(data: bytes, name: str) -> tuple[pd.DataFrame, Sequence[int]]:
 def parse_parquet(data: bytes, name: str) -> pd.DataFrame:
     """Numbers become text as they are: whole ones stay whole where cells between them are empty.
 
-    Raises InputError where it is no Parquet file, or holds what is no text, such as the images themselves.
+    What pandas stored as an index with a name is a column. Raises InputError where it is no Parquet file, or holds what
+    is no text, such as the images themselves.
     """
     try:
         table = pd.read_parquet(io.BytesIO(data), dtype_backend="pyarrow")
     except (OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{name}: not a Parquet file that can be read ({error}).") from error
-    check_header(Path(name), list(map(str, table.columns)))
+    index = [level for level in table.index.names if level is not None]
+    doubled = [str(level) for level in index if str(level) in map(str, table.columns)]
+    if doubled:
+        raise InputError(
+            f"{name}: the index and a column are both called {', '.join(map(repr, doubled))}; rename one, or leave the "
+            "index out with reset_index(drop=True)."
+        )
+    check_header(Path(name), [*map(str, index), *map(str, table.columns)])
+    table = table.reset_index(level=index)
     kinds = {str(column): str(kind).removesuffix("[pyarrow]") for column, kind in table.dtypes.items()}
     other = [f"{column} ({kind})" for column, kind in kinds.items() if kind.startswith(NO_TEXT)]
     if other:
@@ -318,7 +328,10 @@ def make_texts(values: "pd.Series[Any]", name: str) -> "pd.Series[str]":
 def choose_column(table: pd.DataFrame, wanted: str, names: Sequence[str], kind: str, key: str, name: str) -> str:
     """The column that params name, else the one with a usual name; raises InputError where there is neither."""
     if not wanted:
-        return find_column(table, names, kind, Path(name))
+        try:
+            return find_column(table, names, kind, Path(name))
+        except InputError as error:
+            raise InputError(f"{error} Else name the column in fetch.table.{key} in params.yaml.") from error
     if wanted not in table.columns:
         raise InputError(
             f"params.yaml: fetch.table.{key}: {name} has no column {wanted!r}; its columns are: "
@@ -332,7 +345,7 @@ def choose_optional(table: pd.DataFrame, wanted: str, names: Sequence[str], key:
     known = {simplify_name(str(column)) for column in table.columns}
     if wanted == NONE or (not wanted and not known.intersection(names)):
         return ""
-    return choose_column(table, wanted, names, key, key, name)
+    return choose_column(table, wanted, names, f"a {key}", key, name)
 
 
 def choose_image_folder(finder: "Finder", name: str, texts: Sequence[str], params: TableParams) -> str:
@@ -347,7 +360,7 @@ def choose_image_folder(finder: "Finder", name: str, texts: Sequence[str], param
             there = ", ".join(map(show_name, sorted(folders)[:20])) or "none"
             raise InputError(
                 f"params.yaml: fetch.table.images: there is no folder {params.images}; the folders beside the table "
-                f"{show_name(name)} are: {there}."
+                f"{show_name(name)} are: {there}. Name one of them, or '' for the table's own."
             )
         return "" if folder == "." else f"{folder}/"
     own = f"{posixpath.dirname(name)}/" if "/" in name else ""

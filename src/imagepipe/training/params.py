@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, StringConstraints, field_validator, model_validator
 
-from imagepipe.core.config import Params, refuse_output
+from imagepipe.core.config import Params, Sha256, refuse_output
 from imagepipe.data.params import AugmentParams
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 MOST = 1e38  # where float32 ends, nearly
-Positive = Annotated[float, Field(gt=0, le=MOST)]
-NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Name = Annotated[str, StringConstraints(min_length=1)]  # of an entry of a table, which says whether there is one
 
 
@@ -134,7 +134,7 @@ class TrainParams(Params):
     torchvision: DropoutParams
     timm: DropoutParams
     pretrained: Annotated[str, StringConstraints(min_length=1)]
-    pretrained_sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+    pretrained_sha256: Sha256
     freeze: Literal["nothing", "body", "batch_norm"]
     normalize: Literal["none", "unit", "dataset", "imagenet"]
     epochs: Count
@@ -152,8 +152,8 @@ class TrainParams(Params):
     focal_gamma: NotNegative
     imbalance: Literal["none", "class_weights", "weighted_sampler", "focal"]
     optimizer: Name
-    lr: Positive
-    weight_decay: NotNegative
+    lr: Annotated[float, Field(gt=0, le=MOST)]
+    weight_decay: Annotated[float, Field(ge=0, le=10)]
     decay_norms_and_biases: bool
     sgd: SgdParams
     rmsprop: RmspropParams
