@@ -1,7 +1,9 @@
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from imagepipe.core.manifest import DatasetInfo
@@ -42,9 +44,9 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def write_report(folder: Path, info: DatasetInfo, wrong: int = 2) -> str:
-    """The text of the page for six test images, `wrong` of them misclassified."""
-    results = write(folder, make_predictions(wrong))
+def write_report(folder: Path, info: DatasetInfo, wrong: int = 2, predictions: pd.DataFrame | None = None) -> str:
+    """The text of the page for `predictions`, or six test images, `wrong` of them misclassified."""
+    results = write(folder, make_predictions(wrong) if predictions is None else predictions)
     training = {
         "train": {"accuracy": 1.0, "loss": 0.1},
         "val": {"accuracy": 0.5, "loss": 0.7},
@@ -101,6 +103,25 @@ def test_the_page_says_which_interval_is_whose(folder: Path) -> None:
     assert "the bootstrap's (100 resamples) for the others that have one, all means over classes among them" in text
     assert page.count("34.2 % to 100.0 %") == 1  # recall of NA
     assert page.count("20.7 % to 100.0 %") == 1  # precision of cat
+
+
+@pytest.mark.parametrize(
+    ("val", "said"),
+    [
+        ([], "There is no val, so no temperature can be fitted that would scale it."),
+        ([0], "Val holds no mistake, so no temperature can be fitted that would scale it."),
+        (
+            [3, 1],
+            r"Dividing its logits by [\d.]+, the temperature that fits val best, changes no prediction and ",
+        ),
+    ],
+    ids=["no val", "no mistake", "fitted"],
+)
+def test_the_page_says_what_temperature_was_fitted(folder: Path, val: list[int], said: str) -> None:
+    rows = [make_predictions(wrong).assign(split="val") for wrong in val]
+    page = write_report(folder, make_info(), predictions=pd.concat([*rows, make_predictions(2)], ignore_index=True))
+    text = " ".join(Reader(page).text.split())
+    assert re.search(rf"On average its confidence is \d+\.\d\d points off\. {said}", text)
 
 
 def test_the_page_stands_alone(folder: Path) -> None:
