@@ -10,6 +10,7 @@ from imagepipe.core.lifetime import guard_stage
 if __name__ == "__main__":
     guard_stage()  # before what takes long to import
 
+from imagepipe.core.class_counts import check_several
 from imagepipe.core.config import load_section
 from imagepipe.core.engines import open_engine
 from imagepipe.core.run import load_run_params
@@ -25,6 +26,7 @@ def main(raw_dir: Path, images_dir: Path, manifests_dir: Path) -> None:
     run = load_run_params()
     with open_engine(run) as engine:  # first, since its processes get ready meanwhile
         records, info = read_records(Path(source), raw_dir)
+        check_several((record.class_name for record in records), info.name)  # before any image is encoded
         prepared = prepare_dataset(records, info, params, images_dir, manifests_dir, engine)
     counts = {split: sum(classes.values()) for split, classes in prepared.info.counts.items()}
     spread = ", ".join(f"{count} {split}" for split, count in counts.items())

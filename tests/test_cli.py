@@ -102,10 +102,10 @@ def test_use_keeps_edits_unless_forced(imagepipe: Imagepipe, root: Path, tmp_pat
     assert (tmp_path / "params.yaml").read_bytes() == (root / "params.yaml").read_bytes()
 
 
-def test_use_names_an_absent_recipe(imagepipe: Imagepipe) -> None:
-    done = imagepipe("use", "recipes/absent.yaml")
+def test_use_outside_of_the_project_says_where_to_run_it(imagepipe: Imagepipe) -> None:
+    done = imagepipe("use", "recipes/mnist.yaml")
     expected = (
-        "error: recipes/absent.yaml: cannot be read: No such file or directory. Run from the project's root folder."
+        "error: recipes/base.yaml: cannot be read: No such file or directory. Run from the project's root folder."
     )
     assert (done.returncode, done.stderr) == (2, expected + "\n")
 

@@ -144,6 +144,23 @@ def test_odd_labels_of_a_table_go_the_whole_way_with_their_columns(place: Path, 
     assert [names[int(age)] for age in predictions.iloc[:, -1]] == predictions["class"].tolist()
 
 
+def test_one_class_alone_stops_split_before_any_image_is_encoded(
+    place: Path, run_stages: Callable[..., str], run_python: Run
+) -> None:
+    for number in range(9):
+        write_image(place / "data/pets/cat" / f"{number}.png", number)
+    with modify_yaml(place / "params.yaml") as params:
+        params["fetch"] |= {"source": "folder", "path": "data/pets"}
+    run_stages("fetch")
+    done = run_python(place, *command_of("split")[1:])
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: pets: has images of 1 class only ('cat'); a classifier needs two. Is the source read as it is meant "
+        "(fetch.source, fetch.path, fetch.classes)?\n"
+    )
+    assert not (place / "data/images").exists()
+
+
 def test_a_class_that_val_lacks_shifts_no_index(place: Path, run_stages: Callable[..., str]) -> None:
     # Brightness tells the class: a model that has learnt it gets val right only if val's labels are train's.
     for part, classes in {"train": "abc", "val": "ac", "test": "abc"}.items():

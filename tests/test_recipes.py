@@ -134,6 +134,22 @@ def test_writes_the_base_with_the_recipe() -> None:
     assert PARAMS.read_text("utf-8") == base.replace("  epochs: 20\n", "  epochs: 99\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "recipes/lnog.yaml",
+            "is not there; did you mean `recipes/long.yaml`? Known: recipes/long.yaml, recipes/quick.yaml.",
+        ),
+        ("mine.yaml", "is not there; Known: recipes/long.yaml, recipes/quick.yaml."),
+        ("recipes", "is a folder, not a recipe; Known: recipes/long.yaml, recipes/quick.yaml."),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_named_with_those_that_are(name: str, message: str) -> None:
+    make_recipe("quick", "train:\n  lr: 0.5\n")
+    assert refuse(Path(name)) == f"{name}: {message}"
+
+
 def test_says_that_nothing_changed() -> None:
     assert use_recipe(Path("recipes/long.yaml"))
     assert not use_recipe(Path("recipes/long.yaml"))
@@ -333,11 +349,6 @@ def test_names_the_recipe_whose_run_section_holds_the_wrong_value() -> None:
     message = refuse(make_recipe("wrong", "run:\n  jobs: many\n"))
     assert message.startswith("wrong parameters (1):\n  recipes/base.yaml with recipes/wrong.yaml:")
     assert message.endswith(": run.jobs: found many; expected a valid integer")
-
-
-def test_refuses_an_absent_recipe() -> None:
-    message = refuse(Path("recipes/absent.yaml"))
-    assert message.startswith("recipes/absent.yaml: cannot be read: No such file or directory.")
 
 
 def test_refuses_a_recipe_that_is_no_mapping() -> None:

@@ -100,9 +100,12 @@ def read_present(force: bool) -> str:
 
 
 def merge_recipe(recipe: Path) -> str:
-    """The text of base plus recipe; raises InputError where the recipe has a key that the base lacks."""
-    changes, _ = read_yaml(recipe)
+    """The text of base plus recipe; raises InputError where there is no recipe, or it has a key that the base lacks."""
     read_yaml(BASE)
+    if recipe.is_dir() or not recipe.exists():
+        problem = "is a folder, not a recipe" if recipe.is_dir() else "is not there"
+        raise InputError(f"{recipe}: {problem}; {suggest_name(str(recipe), map(str, list_recipes()))}.")
+    changes, _ = read_yaml(recipe)
     yaml = make_yaml()
     base = cast("MutableMapping[str, Any]", yaml.load(BASE.read_text("utf-8")))
     unknown = list(find_unknown(base, changes, ""))
@@ -110,6 +113,11 @@ def merge_recipe(recipe: Path) -> str:
         raise InputError(list_findings(f"{recipe}: keys that {BASE} lacks", unknown))
     merge(base, changes)
     return dump(yaml, base)
+
+
+def list_recipes() -> list[Path]:
+    """The recipes that lie beside the base."""
+    return [path for path in sorted(BASE.parent.glob("*.yaml")) if path != BASE]
 
 
 def make_yaml() -> YAML:
@@ -173,7 +181,7 @@ def is_safe_to_replace(present: str) -> bool:
         return True
     if WRITTEN.is_file() and WRITTEN.read_text("utf-8").strip() == hash_settings(present):
         return True
-    return any(is_made_by(recipe, present) for recipe in sorted(BASE.parent.glob("*.yaml")) if recipe != BASE)
+    return any(is_made_by(recipe, present) for recipe in list_recipes())
 
 
 def is_made_by(recipe: Path, present: str) -> bool:

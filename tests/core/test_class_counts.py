@@ -4,7 +4,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight  # pyright: ignore[reportUnknownVariableType]
 
-from imagepipe.core.class_counts import count_effective, find_majority, weigh_balanced, weigh_effective
+from imagepipe.core.class_counts import check_several, count_effective, find_majority, weigh_balanced, weigh_effective
+from imagepipe.core.errors import InputError
+
+
+def test_one_class_alone_is_refused() -> None:
+    check_several([], "pets")
+    check_several(["dog", "cat", "dog"], "pets")
+    with pytest.raises(InputError) as caught:
+        check_several(["cat", "cat"], "pets")
+    assert str(caught.value) == (
+        "pets: has images of 1 class only ('cat'); a classifier needs two. Is the source read as it is meant "
+        "(fetch.source, fetch.path, fetch.classes)?"
+    )
 
 
 def test_majority_ties_go_to_the_first_class() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw
 
 from imagepipe.core.hashes import hash_file
 from imagepipe.prepare import lookalikes
@@ -18,6 +18,7 @@ from imagepipe.prepare.lookalikes import (
     find_lookalikes,
     fingerprint_image,
     fit_caption,
+    load_font,
     make_bands,
 )
 
@@ -251,11 +252,24 @@ def test_any_caption_is_drawn(tmp_path: Path, caption: str) -> None:
     assert (tmp_path / "sheet.png").is_file()
 
 
+def test_accents_are_drawn(tmp_path: Path) -> None:
+    red = encode_scene(np.full((64, 64, 3), (255, 0, 0), np.uint8))
+
+    def draw(caption: str) -> bytes:
+        draw_lookalikes([(red, caption, red, caption)], 1, tmp_path / "sheet.png")
+        return (tmp_path / "sheet.png").read_bytes()
+
+    assert len({draw(caption) for caption in ("Bild a", "Bild ä", "Bild ö", "Bild 猫")}) == 4
+    assert draw("Bild a\u0308") == draw("Bild ä")  # as macOS writes it
+    assert draw("Bild 猫") == draw("Bild 犬")  # boxes; leaks.csv has the name
+
+
 def test_captions_keep_their_ends_and_fit() -> None:
-    font = ImageFont.load_default(11)
+    font = load_font()
     assert fit_caption("cats/IMG_1.jpg $1 <b>", font, THUMB) == "cats/IMG_1.jpg $1 <b>"
-    assert fit_caption("a\tb\x00", font, THUMB) == "a?b?"
-    assert fit_caption("Zo\u00eb e\u0301", font, THUMB) == "Zoe e"
+    assert fit_caption("a\tb\x00\udce4", font, THUMB) == r"a\tb\x00\xe4"
+    assert fit_caption("Kreise/Bild ä 04.png", font, THUMB) == "Kreise/Bild ä 04.png"
+    assert fit_caption("Zo\u00eb e\u0301 ½", font, THUMB) == "Zo\u00eb \u00e9 ½"
     short = fit_caption("a/very/long/folder/with/many/parts/IMG_00017.jpg", font, THUMB)
     head, tail = short.split("…")
     assert "a/very/long/folder/with/many/parts/IMG_00017.jpg".startswith(head)

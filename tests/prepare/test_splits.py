@@ -472,9 +472,7 @@ def test_a_class_with_fewer_images_than_folds_is_named() -> None:
 
 def test_folds_count_units() -> None:
     lines = refuse(list_records({"a": 4}), make_params(1, 0, 0, "kfold", folds=4), {"00001": "x", "00003": "x"})
-    assert (
-        lines[0] == "classes with fewer than 4 units (groups or sets of equal images) cannot be dealt into 4 folds (1):"
-    )
+    assert lines[0] == "classes with fewer than 4 different images cannot be dealt into 4 folds (1):"
     assert lines[1] == "  'a': 3"
 
 
@@ -769,9 +767,38 @@ def test_two_splits_need_two_images_a_class() -> None:
 def test_equal_images_count_as_one_where_a_class_is_too_small() -> None:
     lines = refuse(list_records({"a": 3, "b": 4}), make_params(0.6, 0.2, 0.2), {"00000": "x", "00001": "x"})
     assert lines == [
+        "classes with fewer than 3 different images cannot be spread over 3 splits (1):",
+        "  'a': 2",
+        "Bring more images of them, or leave them out.",
+    ]
+
+
+def test_groups_and_equal_images_count_as_units_where_a_class_is_too_small() -> None:
+    records = list_records({"a": 4, "b": 4}, groups=["p1", "", "", ""])
+    assert refuse(records, make_params(0.6, 0.2, 0.2), dict.fromkeys(["00001", "00002", "00003"], "x")) == [
         "classes with fewer than 3 units (groups or sets of equal images) cannot be spread over 3 splits (1):",
         "  'a': 2",
         "Bring more groups of them, or leave them out.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "problem", "remedy"),
+    [
+        ("stratified", "spread over 3 splits", "or leave them out."),
+        ("kfold", "dealt into 3 folds", "leave them out, or lower split.folds."),
+    ],
+)
+def test_a_class_too_small_since_its_pixels_stand_under_another_is_said_so(
+    strategy: str, problem: str, remedy: str
+) -> None:
+    records = list_records({"Kreise": 5, "Eins": 1})
+    records = [replace(record, source=f"{record.class_name}/{record.key}.png") for record in records]
+    params = make_params(0.6, 0.2, 0.2, strategy, folds=3)
+    assert refuse(records, params, {"00002": "x", "00005": "x"}) == [
+        f"classes with fewer than 3 different images cannot be {problem} (1):",
+        "  'Eins': 1; Eins/00005.png has the very pixels of Kreise/00002.png (class 'Kreise')",
+        f"Mend the labels of equal pixels in the source, bring more images of them, {remedy}",
     ]
 
 
@@ -848,6 +875,15 @@ def test_groups_that_leave_a_split_empty_are_counted(groups: list[str], strategy
     assert line == (
         "params.yaml: split.fractions: 12 images leave val and test empty, since groups and equal images stay "
         f"together {remedy}"
+    )
+
+
+def test_equal_images_that_leave_a_split_empty_are_counted() -> None:
+    pixels = {f"{number:05d}": "x" for number in range(12)}
+    (line,) = refuse(list_records({"a": 12}), make_params(0.98, 0.01, 0.01, "random"), pixels)
+    assert line == (
+        "params.yaml: split.fractions: 12 images leave val and test empty, since groups and equal images stay "
+        "together (units: 1); bring more different images."
     )
 
 

@@ -224,7 +224,22 @@ def test_no_class_folders(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "pets").mkdir()
     found = ", ".join(sorted(names)) or "nothing"
     fail(
-        write_files(tmp_path / "pets", *names), rf"pets: holds no class folders with files; expected .*Found: {found}\."
+        write_files(tmp_path / "pets", *names),
+        rf"pets: holds no class folders with files; expected `cat/…`, `dog/…`, or those below `train/`, `val/` and "
+        rf"`test/`\. Found: {found}\. The other way is a table of files and labels, with fetch\.source `table` in "
+        r"params\.yaml\.$",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"), [(["labels.csv"], r"labels\.csv"), (["b.TSV", "a.parquet"], r"a\.parquet, b\.TSV")]
+)
+def test_a_table_in_place_of_class_folders_is_pointed_to(tmp_path: Path, names: list[str], shown: str) -> None:
+    fail(
+        write_files(tmp_path / "pets", "Foto 000.png", *names),
+        rf"pets: holds no class folders with files; expected .* Found: .*Foto 000\.png.*\. It holds {shown}: if that "
+        r"names files and labels, set fetch\.source to `table` in params\.yaml \(`imagepipe evaluate` is given the "
+        r"table itself\)\.$",
     )
 
 

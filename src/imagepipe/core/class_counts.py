@@ -1,5 +1,19 @@
 """What the numbers of images of the classes say: which has most, and what to weigh them by."""
 
+from collections.abc import Iterable
+
+from imagepipe.core.errors import InputError
+
+
+def check_several(classes: Iterable[str], where: str) -> None:
+    """Raise InputError, naming `where`, where the images are of one class only."""
+    found = set(classes)
+    if len(found) == 1:
+        raise InputError(
+            f"{where}: has images of 1 class only ({found.pop()!r}); a classifier needs two. Is the source read as it "
+            "is meant (fetch.source, fetch.path, fetch.classes)?"
+        )
+
 
 def find_majority(classes: dict[str, int]) -> str:
     """The most frequent class; the first in class order where several are."""

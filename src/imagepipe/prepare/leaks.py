@@ -188,15 +188,14 @@ def pick_records(findings: Iterable[Finding], records: Iterable[Record]) -> dict
 
 
 def report_leaks(found: Sequence[Finding], by_key: Mapping[str, Record], splits: Mapping[str, str]) -> str:
-    """The message for `error`: each pair once, each group once, and what can be done."""
+    """The message for `error`: kind by kind, each pair once, each group once, and what can be done."""
     lines: dict[str, dict[object, str]] = {kind: {} for kind in KINDS}
     for finding in found:
         group = by_key[finding.key].group
         pair = group if finding.kind == "group" else frozenset((finding.key, finding.other))
         sides = " and ".join(describe_side(by_key[key], splits[key]) for key in (finding.key, finding.other))
-        what = f"group {group!r}" if finding.kind == "group" else KINDS[finding.kind]
-        lines[finding.kind].setdefault(pair, f"{what}: {sides}")
-    counts = ", ".join(f"{KINDS[kind]}: {len(of_kind)}" for kind, of_kind in lines.items() if of_kind)
+        lines[finding.kind].setdefault(pair, f"{group!r}: {sides}" if finding.kind == "group" else sides)
+    reports = [list_findings(KINDS[kind], list(of_kind.values())) for kind, of_kind in lines.items() if of_kind]
     remedy = (
         "Set split.leaks in params.yaml to `drop` (test stays whole, val and train give up what a higher split holds "
         "too; of equal pixels under two classes every image goes) or to `keep` (nothing goes; figures flatter); "
@@ -206,9 +205,7 @@ def report_leaks(found: Sequence[Finding], by_key: Mapping[str, Record], splits:
         remedy += " Or set split.strategy to `group`, which deals all images anew and keeps each group in one split."
     if lines["label"]:
         remedy += " Or mend the labels in the source."
-    return list_findings(
-        f"the splits leak: {counts}", [line for of_kind in lines.values() for line in of_kind.values()], remedy
-    )
+    return "\n".join([f"the splits leak: {reports[0]}", *reports[1:], remedy])
 
 
 def describe_side(record: Record, split: str) -> str:

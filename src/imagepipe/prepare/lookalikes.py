@@ -9,6 +9,7 @@ import io
 import unicodedata
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from imagepipe.core.files import write_bytes
 from imagepipe.core.manifest import SPLITS
+from imagepipe.sources.names import MOST_NAME, show_name
 
 SMALLEST_SIDE = 64  # pixels; below it the 9×8 cells say too little, and everything looks alike
 FLAT = ("0" * 16, "f" * 16)  # an image without detail, or one ramp from side to side: all of these look alike
@@ -28,7 +30,8 @@ MOST_PAIRS = 10_000  # pairs in the answer, the nearest first
 THUMB = 150  # pixels, the side of the square that each image of the sheet fits into
 GAP = 8
 LINE = 14
-FONT_SIZE = 11
+FONT = "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"  # Pillow's own font has ASCII letters alone
+FONT_SIZE = 10
 PAIRS_A_ROW = 3
 CAPTION_LINES = 2
 
@@ -230,7 +233,7 @@ def draw_lookalikes(pairs: Sequence[tuple[bytes, str, bytes, str]], found: int, 
     width, height = 2 * THUMB + 4 * GAP, THUMB + CAPTION_LINES * LINE + 3 * GAP
     sheet = Image.new("RGB", (PAIRS_A_ROW * width, LINE + 2 * GAP + rows * height), "white")
     canvas = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(FONT_SIZE)
+    font = load_font()
     title = f"{len(pairs)} of {found} pairs across splits that look alike" if pairs else "no look-alikes"
     canvas.text((GAP, GAP), title, fill="black", font=font)
     for place, (one, caption, other, other_caption) in enumerate(pairs):
@@ -244,10 +247,19 @@ def draw_lookalikes(pairs: Sequence[tuple[bytes, str, bytes, str]], found: int, 
     write_bytes(path, buffer.getvalue())
 
 
+def load_font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along; what it lacks is drawn as a box.
+
+    Pillow itself places the letters: Raqm, which places Arabic as it is written, is not on every machine.
+    """
+    path = distribution("matplotlib").locate_file(FONT)
+    return ImageFont.truetype(str(path), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+
+
 def draw_captioned(
     sheet: Image.Image,
     canvas: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: ImageFont.FreeTypeFont,
     file: bytes,
     caption: str,
     corner: tuple[int, int],
@@ -269,13 +281,13 @@ def fit_picture(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
 
 
-def fit_caption(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """`text` on one line of at most `width` pixels: what cannot be printed becomes `?`, a long middle becomes `…`.
+def fit_caption(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """`text` on one line of at most `width` pixels: what cannot be printed is escaped, a long middle becomes `…`.
 
-    Accents are left out, since Pillow's own font lacks them; it draws a box for letters that it does not know.
+    A letter and its accent are drawn as the one letter that they are, where there is one.
     """
-    letters = unicodedata.normalize("NFKD", text[:1000] + text[1000:][-1000:])
-    plain = "".join(letter if letter.isprintable() else "?" for letter in letters if not unicodedata.combining(letter))
+    half = MOST_NAME // 2
+    plain = show_name(unicodedata.normalize("NFC", text[:half] + text[half:][-half:]))
     if font.getlength(plain) <= width:
         return plain
     low, high = 0, len(plain) - 1  # letters that stay; the longest that fits

@@ -17,8 +17,18 @@ from typing import Any
 
 from imagepipe.core.errors import InputError, list_findings, suggest_name
 from imagepipe.core.manifest import SPLITS, USER
+from imagepipe.prepare.leaks import find_labels
 from imagepipe.prepare.params import SplitParams
-from imagepipe.prepare.units import Unit, apportion, deal, draw, join_units, shuffle_keys, spread_units
+from imagepipe.prepare.units import (
+    Unit,
+    apportion,
+    deal,
+    draw,
+    find_repeats,
+    join_units,
+    shuffle_keys,
+    spread_units,
+)
 from imagepipe.sources.records import Record
 
 LIKE_A_DATE = re.compile(r"\s*[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}(,?[T\s]\s*[0-9]{1,2}:[0-9]{2}.*)?\s*")
@@ -92,7 +102,7 @@ def check_filled(
     found, more = f"{len(pool)} images leave {' and '.join(empty)} empty", "images"
     if units < len(pool):
         found += f", since groups and equal images stay together (units: {units})"
-        more = "groups"
+        more = "groups" if have_groups(pool) else "different images"
     raised = "raise the fraction or " if units >= sum(share > 0 for share in shares.values()) else ""
     raise InputError(f"params.yaml: split.fractions: {found}; {raised}bring more {more}.")
 
@@ -191,7 +201,7 @@ def deal_pool(
     notes = check_groups(pool) if params.strategy == "group" else []
     units = join_units(pool, pixel_sha256)
     if params.strategy == "kfold":
-        return deal_folds(units, shares, params), notes
+        return deal_folds(pool, pixel_sha256, units, shares, params), notes
     if params.strategy == "random":
         counts = {size: {"": size} for size in {len(unit.keys) for unit in units}}
         alike = (Unit(unit.keys, counts[len(unit.keys)]) for unit in units)
@@ -200,9 +210,11 @@ def deal_pool(
     # `random` would give up parts that were kept, and keeps groups and equal images together, too.
     helps = len(shares) == len(SPLITS) and are_single(units)
     check_classes(
+        pool,
+        pixel_sha256,
         units,
         needed,
-        name_units(units, params),
+        name_units(pool, units, params),
         f"cannot be spread over {needed} splits",
         "leave them out, or set split.strategy to `random`." if helps else "or leave them out.",
     )
@@ -222,11 +234,18 @@ def check_groups(records: Sequence[Record]) -> list[str]:
     return [f"{alone} of {len(records)} images have no group; each of them is dealt alone."]
 
 
-def name_units(units: Sequence[Unit], params: SplitParams) -> str:
+def name_units(pool: Sequence[Record], units: Sequence[Unit], params: SplitParams) -> str:
     """What a message counts."""
     if params.strategy == "group":
         return "groups"
-    return "images" if are_single(units) else "units (groups or sets of equal images)"
+    if are_single(units):
+        return "images"
+    return "units (groups or sets of equal images)" if have_groups(pool) else "different images"
+
+
+def have_groups(records: Sequence[Record]) -> bool:
+    """Whether any of the records has a group."""
+    return any(record.group for record in records)
 
 
 def are_single(units: Sequence[Unit]) -> bool:
@@ -234,23 +253,55 @@ def are_single(units: Sequence[Unit]) -> bool:
     return all(len(unit.keys) == 1 for unit in units)
 
 
-def check_classes(units: Sequence[Unit], needed: int, noun: str, problem: str, remedy: str) -> None:
-    """Raise InputError where a class is in fewer than `needed` units."""
+def check_classes(
+    pool: Sequence[Record],
+    pixel_sha256: Mapping[str, str],
+    units: Sequence[Unit],
+    needed: int,
+    noun: str,
+    problem: str,
+    remedy: str,
+) -> None:
+    """Raise InputError where a class of the pool is in fewer than `needed` of the `units`."""
     counts = Counter(chain.from_iterable(unit.counts for unit in units))
-    small = [f"{name!r}: {count}" for name, count in sorted(counts.items()) if count < needed]
-    if small:
-        more = "images" if noun.startswith("images") else "groups"
-        raise InputError(
-            list_findings(
-                f"classes with fewer than {needed} {noun} {problem}", small, f"Bring more {more} of them, {remedy}"
-            )
+    small = [name for name, count in sorted(counts.items()) if count < needed]
+    if not small:
+        return
+    twins = describe_twins(pool, pixel_sha256)
+    more = "images" if noun.startswith(("images", "different images")) else "groups"
+    first = "Mend the labels of equal pixels in the source, bring" if twins.keys() & small else "Bring"
+    shown = [f"{name!r}: {counts[name]}{twins.get(name, '')}" for name in small]
+    raise InputError(
+        list_findings(
+            f"classes with fewer than {needed} {noun} {problem}", shown, f"{first} more {more} of them, {remedy}"
         )
+    )
 
 
-def deal_folds(units: Sequence[Unit], shares: Mapping[str, float], params: SplitParams) -> dict[str, str]:
+def describe_twins(pool: Sequence[Record], pixel_sha256: Mapping[str, str]) -> dict[str, str]:
+    """Class → the first of its images whose pixels stand under another class too; for the classes that have one."""
+    by_key = {record.key: record for record in take_first(pool, 0)}
+    twins: dict[str, str] = {}
+    for finding in find_labels(find_repeats(list(by_key.values()), lambda record: pixel_sha256[record.key])):
+        one, other = by_key[finding.key], by_key[finding.other]
+        twins.setdefault(
+            one.class_name, f"; {one.source} has the very pixels of {other.source} (class {other.class_name!r})"
+        )
+    return twins
+
+
+def deal_folds(
+    pool: Sequence[Record],
+    pixel_sha256: Mapping[str, str],
+    units: Sequence[Unit],
+    shares: Mapping[str, float],
+    params: SplitParams,
+) -> dict[str, str]:
     """Fold `params.fold` is test, whatever the others are; val is cut from the rest."""
-    noun = name_units(units, params)
+    noun = name_units(pool, units, params)
     check_classes(
+        pool,
+        pixel_sha256,
         units,
         params.folds,
         noun,
@@ -263,6 +314,8 @@ def deal_folds(units: Sequence[Unit], shares: Mapping[str, float], params: Split
     rest = [unit for unit in units if unit.keys[0] not in chosen]
     if shares["val"]:
         check_classes(
+            pool,
+            pixel_sha256,
             rest,
             2,
             f"{noun} outside the test fold",

@@ -13,10 +13,10 @@ from pathlib import Path
 from imagepipe.core.errors import InputError, list_findings
 from imagepipe.core.run import RunParams
 from imagepipe.sources.keys import make_keys
-from imagepipe.sources.names import escape, is_text, name_part, show_name
+from imagepipe.sources.names import escape, is_text, name_part, shorten, show_name
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.records import Record, SourceInfo
-from imagepipe.sources.trees import Tree, describe_tree, obtain_tree, open_tree, show_place
+from imagepipe.sources.trees import TABLES, Tree, describe_tree, obtain_tree, open_tree, show_place
 
 READS_DISK = True
 WORDS = re.compile("[A-Za-z]+")
@@ -60,9 +60,10 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     layout = find_layout(tree, where)
     labelled, unlabelled = label_files(tree, layout)
     if not labelled.paths:
+        found = ", ".join(map(show_name, sorted(tree.files)[:5])) or "nothing"
         raise InputError(
             f"{where}: holds no class folders with files; expected `cat/…`, `dog/…`, or those below `train/`, `val/` "
-            f"and `test/`. Found: {', '.join(map(show_name, sorted(tree.files)[:5])) or 'nothing'}."
+            f"and `test/`. Found: {found}. {advise_table(tree)}"
         )
     nested = check_nesting(tree, layout, where)
     classes = sorted(set(labelled.classes))
@@ -76,6 +77,17 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
     if empty:
         notes.append(list_findings("class folders that are empty", list(map(show_name, empty))))
     return describe_tree(params, raw_dir, classes, notes).model_copy(update={"empty_classes": empty})
+
+
+def advise_table(tree: Tree) -> str:
+    """The other way to label files, with the tables that the tree holds."""
+    tables = [show_name(name) for name in sorted(tree.files) if name.lower().endswith(TABLES)]
+    if not tables:
+        return "The other way is a table of files and labels, with fetch.source `table` in params.yaml."
+    return (
+        f"It holds {shorten(tables, shown=5)}: if that names files and labels, set fetch.source to `table` in "
+        "params.yaml (`imagepipe evaluate` is given the table itself)."
+    )
 
 
 def read_records(source: Path, raw_dir: Path, info: SourceInfo) -> list[Record]:

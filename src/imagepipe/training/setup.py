@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagepipe.core.class_counts import check_several
 from imagepipe.core.errors import InputError, find_named
 from imagepipe.core.hashes import hash_file
 from imagepipe.core.manifest import DatasetInfo, read_dataset_info, read_split
@@ -115,12 +116,7 @@ def check_counts(info: DatasetInfo, manifests_dir: Path) -> None:
             f"{manifests_dir}: the test split is empty, so nothing could be evaluated; raise "
             "split.fractions.test in params.yaml."
         )
-    learnt = [name for name, count in info.counts["train"].items() if count]
-    if len(learnt) < 2:
-        raise InputError(
-            f"{manifests_dir}/train.csv: has images of {len(learnt)} class only ({', '.join(map(repr, learnt))}); a "
-            "classifier needs two. Is the source read as it is meant (fetch.source, fetch.path, fetch.classes)?"
-        )
+    check_several((name for name, count in info.counts["train"].items() if count), f"{manifests_dir}/train.csv")
 
 
 def warn_of_two_remedies(params: TrainParams) -> None:
