@@ -178,7 +178,7 @@ def test_a_diverged_run_leaves_its_last_good_checkpoint_and_no_model(
     """Each update multiplies the weights, so that the loss overflows some epochs later."""
     with pytest.raises(InputError, match=r"the loss became (inf|nan) in epoch \d+, batch \d, at a learning rate of"):
         run(made, "run", model="mlp", lr=1e4, weight_decay=1.0, epochs=50)
-    kept = name_checkpoints(made)
+    kept = list_checkpoints(made)
     assert kept
     assert not (made / "run" / "model.safetensors").exists()
 
