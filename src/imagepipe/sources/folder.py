@@ -16,7 +16,7 @@ from imagepipe.sources.keys import make_keys
 from imagepipe.sources.names import escape, is_text, name_part, shorten, show_name
 from imagepipe.sources.params import FetchParams
 from imagepipe.sources.records import Record, SourceInfo
-from imagepipe.sources.trees import TABLES, Tree, describe_tree, obtain_tree, open_tree, show_place
+from imagepipe.sources.trees import Tree, describe_tree, list_tables, obtain_tree, open_tree, show_place
 
 READS_DISK = True
 WORDS = re.compile("[A-Za-z]+")
@@ -81,7 +81,7 @@ def fetch(params: FetchParams, run: RunParams, raw_dir: Path) -> SourceInfo:
 
 def advise_table(tree: Tree) -> str:
     """The other way to label files, with the tables that the tree holds."""
-    tables = [show_name(name) for name in sorted(tree.files) if name.lower().endswith(TABLES)]
+    tables = [show_name(name) for name in sorted(list_tables(tree))]
     if not tables:
         return "The other way is a table of files and labels, with fetch.source `table` in params.yaml."
     return (

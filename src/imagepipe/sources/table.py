@@ -36,7 +36,7 @@ from imagepipe.sources.keys import find_equal, make_keys
 from imagepipe.sources.names import escape, name_part, show_name
 from imagepipe.sources.params import FetchParams, TableParams
 from imagepipe.sources.records import NO_COLUMNS, Record, SourceInfo
-from imagepipe.sources.trees import TABLES, Tree, describe_tree, obtain_tree, open_tree, show_place
+from imagepipe.sources.trees import TABLES, Tree, describe_tree, list_tables, obtain_tree, open_tree, show_place
 
 READS_DISK = True
 # The name before the number, where a table has both.
@@ -180,13 +180,13 @@ def find_tables(tree: Tree, params: TableParams, where: str) -> list[str]:
     if params.file:
         found = sorted(fnmatch.filter(tree.files, params.file))
         if not found:
-            tables = [name for name in tree.files if name.lower().endswith(TABLES)]
+            tables = list_tables(tree)
             raise InputError(
                 f"params.yaml: fetch.table.file: {where} has no {params.file}; the tables in it are: "
                 f"{', '.join(map(show_name, tables[:20])) or 'none'}."
             )
         return found
-    tables = [name for name in tree.files if name.lower().endswith(TABLES)]
+    tables = list_tables(tree)
     if not tables:
         raise InputError(f"{where}: holds no table (.csv, .tsv or .parquet) that names files and labels; add one.")
     depth = min(name.count("/") for name in tables)

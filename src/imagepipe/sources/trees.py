@@ -40,6 +40,11 @@ class Tree:
     links: tuple[str, ...] = ()
 
 
+def list_tables(tree: Tree) -> list[str]:
+    """The files that a table may be read from."""
+    return [name for name in tree.files if name.lower().endswith(TABLES)]
+
+
 def obtain_tree(params: FetchParams, run: RunParams, raw_dir: Path) -> Tree:
     """The tree that `fetch.path` or `fetch.url` names; an archive's members are put into `raw_dir`, a folder stays.
 
